@@ -1,0 +1,117 @@
+//! The port to a database that can be dumped.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::settled::Settled;
+use crate::stream::{ByteStream, Plain};
+
+/// Reads a database as one consistent stream. Holds nothing that can write to it.
+#[async_trait]
+pub trait Dumper: fmt::Debug + Send + Sync {
+    /// Connects, checks privileges and tool versions, lists contents, estimates the size. Changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// `Unavailable` when the database is down, `Denied` when it refuses the credentials,
+    /// `Unsupported` when no fitting tool is installed.
+    async fn probe(&self, cx: &Context) -> Result<Probe>;
+
+    /// Starts one consistent dump. `Ok` means started; success is the clean end of
+    /// [`Dump::bytes`], after which [`Dump::report`] is settled.
+    ///
+    /// Dropping the returned stream stops the dump and whatever program makes it.
+    async fn dump(&self, cx: &Context, what: &Selection) -> Result<Dump>;
+}
+
+/// The shape of a dump's bytes, such as `postgresql-custom` or `sqlite-image`: lower-case words
+/// joined by hyphens. A [`Restorer`](crate::Restorer) says which shapes it accepts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DumpFormat(String);
+
+impl DumpFormat {
+    /// A format by its name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DumpFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What to dump: everything, or tables by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Only these tables or patterns of the engine; empty means all.
+    pub include: Vec<String>,
+    /// Not these.
+    pub exclude: Vec<String>,
+}
+
+/// A dump under way.
+#[derive(Debug)]
+pub struct Dump {
+    /// The shape of the bytes.
+    pub format: DumpFormat,
+    /// The bytes; their clean end means the tool ended well too.
+    pub bytes: ByteStream<Plain>,
+    /// What is known at the end.
+    pub report: Settled<DumpReport>,
+}
+
+/// What a dump says of itself; it is kept inside the sealed trailer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DumpReport {
+    /// The engine, such as `postgresql`.
+    pub engine: String,
+    /// Versions by what they are versions of: `server`, `pg_dump`. The only part of the report that
+    /// also stands in the manifest, in the clear.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<String, String>,
+    /// The options the dump was made with, secrets left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    /// The tables or collections in the dump, where known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<String>,
+}
+
+/// What a look at the database found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Probe {
+    /// The engine.
+    pub engine: String,
+    /// Versions by what they are versions of.
+    pub versions: BTreeMap<String, String>,
+    /// About how many bytes a dump will have before compression.
+    pub estimated_bytes: Option<u64>,
+    /// Tables or collections.
+    pub items: Vec<ProbeItem>,
+    /// What a person should know before relying on a dump.
+    pub warnings: Vec<String>,
+}
+
+/// One table or collection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProbeItem {
+    /// Its name, qualified as the engine does.
+    pub name: String,
+    /// About how many rows.
+    pub estimated_rows: Option<u64>,
+}

@@ -1,0 +1,160 @@
+//! The manifest: what is said in the clear, and signed, of one backup.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Sha256Digest;
+use crate::dump::DumpFormat;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{BackupId, ObjectKey, RepositoryId, SourceName};
+use crate::strict_json;
+
+/// One backup of one source: where its objects lie.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackupRef {
+    /// The source.
+    pub source: SourceName,
+    /// The backup.
+    pub id: BackupId,
+}
+
+impl BackupRef {
+    fn key(&self, name: &str) -> ObjectKey {
+        // Both names are valid segments by construction, so the key always parses.
+        ObjectKey::from_str(&format!("{}/{}/{name}", self.source, self.id)).expect("segments of valid names")
+    }
+
+    /// The envelope.
+    #[must_use]
+    pub fn data(&self) -> ObjectKey {
+        self.key("data.strongroom")
+    }
+
+    /// The hash tree's leaves.
+    #[must_use]
+    pub fn tree(&self) -> ObjectKey {
+        self.key("data.tree")
+    }
+
+    /// The manifest.
+    #[must_use]
+    pub fn manifest(&self) -> ObjectKey {
+        self.key("manifest.json")
+    }
+
+    /// The backup whose manifest this key is, or `None` for any other object.
+    #[must_use]
+    pub fn of_manifest(key: &ObjectKey) -> Option<Self> {
+        let mut segments = key.as_str().split('/');
+        let (source, id, name) = (segments.next()?, segments.next()?, segments.next()?);
+        if name != "manifest.json" || segments.next().is_some() {
+            return None;
+        }
+        Some(Self { source: source.parse().ok()?, id: id.parse().ok()? })
+    }
+}
+
+impl fmt::Display for BackupRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.source, self.id)
+    }
+}
+
+/// A recipient as the manifest names it: its type and, where there is a key, the key's id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipientRef {
+    /// The stanza's type, such as `rsa-oaep-sha256`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The id of the key that opens the stanza.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<Sha256Digest>,
+}
+
+/// What is said of one backup; the body of a signed statement, strict JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The repository it belongs to.
+    pub repository: RepositoryId,
+    /// The source.
+    pub source: SourceName,
+    /// The backup; also in the envelope's header.
+    pub id: BackupId,
+    /// One more for each backup of this repository, source and signer; from 1.
+    pub seq: u64,
+    /// SHA-256 of the signer's previous manifest for this source (its pre-authentication encoding).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prev: Option<Sha256Digest>,
+    /// When the dump was started, by the host's clock.
+    pub started: Timestamp,
+    /// When the data was stored, by the host's clock.
+    pub finished: Timestamp,
+    /// The dump's shape.
+    pub format: DumpFormat,
+    /// The engine.
+    pub engine: String,
+    /// Versions of server and tools.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<String, String>,
+    /// Bytes of plaintext.
+    pub source_len: u64,
+    /// Bytes of the envelope.
+    pub object_len: u64,
+    /// SHA-256 of the envelope.
+    pub sha256: Sha256Digest,
+    /// SHA-256 of everything before the envelope's first block.
+    pub head_sha256: Sha256Digest,
+    /// Root of the hash tree over the envelope's frames.
+    pub tree_root: Sha256Digest,
+    /// Who can open it.
+    pub recipients: Vec<RecipientRef>,
+}
+
+impl Manifest {
+    /// Where this backup's objects lie.
+    #[must_use]
+    pub fn backup(&self) -> BackupRef {
+        BackupRef { source: self.source.clone(), id: self.id }
+    }
+
+    /// The bytes that are signed.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let body = serde_json::to_vec(self)
+            .map_err(|e| Error::bug(format!("a manifest could not be written: {e}")))?;
+        strict_json::check(&body).map_err(|e| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("manifest of {}", self.backup()),
+                format!("cannot be written as strict JSON: {e}"),
+            )
+        })?;
+        Ok(body)
+    }
+
+    /// Reads the signed bytes, strictly.
+    ///
+    /// # Errors
+    /// `Integrity` for anything that is not exactly one manifest.
+    pub fn from_json(at: &BackupRef, body: &[u8]) -> Result<Self> {
+        let manifest: Self = strict_json::from_slice(body).map_err(|e| {
+            Error::new(ErrorKind::Integrity, at.manifest().to_string(), format!("not a valid manifest: {e}"))
+        })?;
+        if manifest.backup() != *at {
+            return Err(Error::new(
+                ErrorKind::Integrity,
+                at.manifest().to_string(),
+                format!("says that it belongs to {}", manifest.backup()),
+            )
+            .with_hint(
+                "the manifest was moved or copied from another place; use the one that belongs here",
+            ));
+        }
+        Ok(manifest)
+    }
+}

@@ -1,0 +1,101 @@
+//! The ports to the cipher.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::digest::Sha256Digest;
+use crate::dump::DumpReport;
+use crate::error::Result;
+use crate::id::BackupId;
+use crate::manifest::RecipientRef;
+use crate::settled::Settled;
+use crate::stream::{ByteStream, Plain, Sealed};
+
+/// Seals streams with public material only.
+#[async_trait]
+pub trait Encryptor: fmt::Debug + Send + Sync {
+    /// Who will be able to open what this seals.
+    fn recipients(&self) -> Vec<RecipientRef>;
+
+    /// Starts sealing `plain` as backup `id`. The sealed stream ends cleanly, trailer and all, only
+    /// after `plain` ended cleanly; `report` is read at that moment and kept inside the trailer.
+    ///
+    /// Dropping the returned stream stops the work and drops `plain`.
+    async fn seal(
+        &self,
+        id: &BackupId,
+        plain: ByteStream<Plain>,
+        report: Settled<DumpReport>,
+    ) -> Result<Sealing>;
+}
+
+/// Sealing under way.
+#[derive(Debug)]
+pub struct Sealing {
+    /// The sealed bytes.
+    pub bytes: ByteStream<Sealed>,
+    /// What the manifest needs to know, settled before `bytes` ends.
+    pub summary: Settled<SealSummary>,
+}
+
+/// What a finished envelope says of itself to the manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealSummary {
+    /// SHA-256 over everything before the first block.
+    pub head_sha256: Sha256Digest,
+    /// The root of the hash tree over the frames (RFC 6962, section 2.1).
+    pub tree_root: Sha256Digest,
+    /// The content of `data.tree`: the leaves of that tree, for checking any range without a key.
+    pub tree: Bytes,
+    /// Bytes of plaintext.
+    pub source_len: u64,
+}
+
+/// Opens sealed streams; holds the private key.
+#[async_trait]
+pub trait Decryptor: fmt::Debug + Send + Sync {
+    /// Starts opening an envelope. What `expected` pins is checked before a private key is used; the
+    /// plain stream ends cleanly only after the trailer and the end of the file were verified.
+    ///
+    /// # Errors
+    /// `Denied` when no identity fits, `Integrity` when the bytes are not what was sealed or not
+    /// what is expected.
+    async fn open(&self, opening: Opening) -> Result<Opened>;
+}
+
+/// A sealed stream with what is known of it beforehand.
+#[derive(Debug)]
+pub struct Opening {
+    /// The whole envelope, from its first byte.
+    pub sealed: ByteStream<Sealed>,
+    /// What a trusted manifest says; nothing for a bare file.
+    pub expected: Expected,
+}
+
+/// What is known of an envelope before it is opened. Each `Some` is a check.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// The id in the header.
+    pub id: Option<BackupId>,
+    /// The digest of the head, checked before any private key is used.
+    pub head_sha256: Option<Sha256Digest>,
+    /// The length of the whole object.
+    pub object_len: Option<u64>,
+    /// The root of the frame tree.
+    pub tree_root: Option<Sha256Digest>,
+    /// The content of `data.tree`. When present, it must have the root `tree_root`, and every frame
+    /// is checked against its leaf before anything of it is released.
+    pub tree: Option<Arc<[u8]>>,
+}
+
+/// Opening under way.
+#[derive(Debug)]
+pub struct Opened {
+    /// The plaintext.
+    pub bytes: ByteStream<Plain>,
+    /// The report from the sealed trailer, settled before `bytes` ends.
+    pub report: Settled<DumpReport>,
+}

@@ -1,0 +1,160 @@
+//! The ports to a place: reading, writing and removing are three, so that nobody holds more than
+//! they are trusted with.
+
+use std::fmt;
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::digest::Sha256Digest;
+use crate::error::Result;
+use crate::id::ObjectKey;
+use crate::stream::{ByteStream, Sealed};
+
+/// Writes objects, each once. `Display` names the place without a secret.
+#[async_trait]
+pub trait Sink: fmt::Debug + fmt::Display + Send + Sync {
+    /// What the place can hold.
+    fn limits(&self) -> Limits;
+
+    /// Starts an object. Create-only: an object that exists is never replaced. Nothing is visible
+    /// until [`Upload::commit`]. `size_hint` is the expected length in bytes, a guess that part
+    /// sizes are planned from.
+    ///
+    /// # Errors
+    /// `Conflict` when the key is already taken and the place can tell early.
+    async fn begin(&self, key: &ObjectKey, size_hint: Option<u64>) -> Result<Box<dyn Upload>>;
+}
+
+/// What a place can hold, in bytes and counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest object in bytes.
+    pub object_len_max: u64,
+    /// Whether the place refuses a second object of the same key by itself, also in a race.
+    pub put_if_absent: bool,
+}
+
+/// One object on its way. Dropping it publishes nothing.
+#[async_trait]
+pub trait Upload: fmt::Debug + Send {
+    /// Takes the next chunk; returning is the backpressure. Not cancel safe: a dropped future leaves
+    /// the upload fit for nothing but being dropped.
+    async fn write(&mut self, chunk: Bytes) -> Result<()>;
+
+    /// Makes the object visible, whole, or not at all. The answer `Uncertain` means nobody knows.
+    ///
+    /// # Errors
+    /// `Conflict` when the key is taken; `Integrity` when what arrived is not `whole`.
+    async fn commit(self: Box<Self>, whole: Whole) -> Result<Receipt>;
+
+    /// Frees what the upload holds. Hygiene, never needed for safety.
+    async fn abort(self: Box<Self>) -> Result<()>;
+}
+
+/// Proof that a stream ended cleanly: its length and digest. Made only in
+/// [`pipeline::store`](crate::pipeline::store).
+///
+/// ```compile_fail,E0451
+/// let whole = backup_core::Whole { len: 0, sha256: backup_core::Sha256Digest([0; 32]) };
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whole {
+    len: u64,
+    sha256: Sha256Digest,
+}
+
+impl Whole {
+    /// Only the pipeline may say so, after it saw the clean end.
+    pub(crate) fn after_clean_end(len: u64, sha256: Sha256Digest) -> Self {
+        Self { len, sha256 }
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the object has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Digest of all bytes.
+    #[must_use]
+    pub fn sha256(&self) -> Sha256Digest {
+        self.sha256
+    }
+}
+
+/// What the place answered to a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Length in bytes.
+    pub len: u64,
+    /// Digest of the bytes that were sent.
+    pub sha256: Sha256Digest,
+    /// The place's own name for this very version of the object.
+    pub tag: Option<EntityTag>,
+}
+
+/// A place's own name for one version of an object (an S3 ETag or version id, a file's identity).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EntityTag(pub String);
+
+/// What a place knows of an object without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its key.
+    pub key: ObjectKey,
+    /// Length in bytes.
+    pub len: u64,
+    /// The version.
+    pub tag: Option<EntityTag>,
+    /// When the place says it was written. Never used for ordering or age.
+    pub modified: Option<Timestamp>,
+}
+
+/// Reads objects. `Display` names the place without a secret.
+#[async_trait]
+pub trait Source: fmt::Debug + fmt::Display + Send + Sync {
+    /// What is known of an object, or `None` when there is none.
+    async fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>>;
+
+    /// The object's bytes, or those of `range`, all of one version: `pin` if it is given. The stream
+    /// ends cleanly only after exactly as many bytes as the object or range has.
+    ///
+    /// # Errors
+    /// `NotFound`; `Integrity` when the object is no longer the pinned version.
+    async fn fetch(
+        &self,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+        pin: Option<&EntityTag>,
+    ) -> Result<ByteStream<Sealed>>;
+
+    /// Every committed object whose key begins with `prefix` (empty, or whole segments ending in
+    /// `/`), in the order of keys, however many there are.
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>>;
+}
+
+/// Removes objects. A machine that only backs up holds none.
+#[async_trait]
+pub trait Remover: fmt::Debug + fmt::Display + Send + Sync {
+    /// Removes an object; one that is not there is no error.
+    async fn remove(&self, key: &ObjectKey) -> Result<()>;
+
+    /// Removes what uploads left behind that were begun before `older_than` and never committed.
+    async fn sweep_unfinished(&self, older_than: Timestamp) -> Result<Swept>;
+}
+
+/// What a sweep removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// How many unfinished uploads.
+    pub uploads: u64,
+}

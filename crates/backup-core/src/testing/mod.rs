@@ -1,0 +1,1 @@
+//! Behaviour suites for every port, the memory store, the faulty port and the manual clock.

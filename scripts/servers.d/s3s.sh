@@ -1,0 +1,22 @@
+# s3s-fs: a small S3 server over a folder that verifies the x-amz-checksum
+# header of every part and object.
+# shellcheck shell=bash disable=SC2154
+
+s3s_start() {
+    local port access key
+    port=$(free_port) access=$(secret) key=$(secret)
+    mkdir "$work/$name/root"
+    setsid "$(cargo_tool s3s-fs s3s-fs 0.14.1 --features binary)" --host 127.0.0.1 --port "$port" \
+        --access-key "$access" --secret-key "$key" "$work/$name/root" &
+    process "$!"
+    give S3S_ENDPOINT "http://127.0.0.1:$port"
+    give S3S_ACCESS_KEY "$access"
+    give S3S_SECRET_KEY "$key"
+    give S3S_BUCKET strongroom
+    give S3S_ROOT "$work/$name/root"
+    . "$work/$name.env"
+    retry 20 s3 S3S PUT /strongroom
+    retry 5 s3_answers S3S
+}
+
+s3s_answers() { s3_answers S3S; }

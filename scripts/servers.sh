@@ -1,0 +1,134 @@
+# Starts and stops the servers of the integration tests: source it.
+#   servers_up     starts what servers.d/ describes, exports STRONGROOM_TEST_*
+#   servers_down   stops what this shell started
+# shellcheck shell=bash
+#
+# Every file of servers.d/ defines NAME_start, which starts its server with all
+# state below $work/NAME, waits until the server does real work, and calls
+#   process PID    for each process to stop at the end
+#   give VAR VALUE for each variable that the tests see as STRONGROOM_TEST_VAR
+# and NAME_answers, which asks a running server for a real answer.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+servers=()
+for file in "$root"/scripts/servers.d/*.sh; do
+    # shellcheck source=/dev/null
+    . "$file"
+    servers+=("$(basename "$file" .sh)")
+done
+server_variables=(
+    PG_URL PG_CA PG_OTHER_CA PG18_URL PG18_BIN
+    RGW_ENDPOINT RGW_ACCESS_KEY RGW_SECRET_KEY RGW_BUCKET
+    S3S_ENDPOINT S3S_ACCESS_KEY S3S_SECRET_KEY S3S_BUCKET S3S_ROOT
+    PYTHON SERVERS_DIR
+)
+kept=$root/target/test-servers.env
+
+process() { echo "$1" >>"$work/$name.pids"; }
+give() { printf 'export STRONGROOM_TEST_%s=%q\n' "$1" "$2" >>"$work/$name.env"; }
+secret() { openssl rand -hex 16; }
+
+# Loopback ports below the ephemeral range, so that no outgoing connection can
+# take one between the choice and the server's bind.
+free_port() {
+    python3 -c '
+import random, socket
+while True:
+    with socket.socket() as s:
+        try:
+            s.bind(("127.0.0.1", random.randrange(20000, 32000)))
+        except OSError:
+            continue
+        print(s.getsockname()[1])
+        break'
+}
+
+# as_service CMD...: some servers refuse to run as root.
+as_service() {
+    if ((EUID == 0)); then runuser -u svc -- "$@"; else "$@"; fi
+}
+service_folder() {
+    mkdir -p "$1"
+    if ((EUID == 0)); then chown svc: "$1"; fi
+}
+
+# s3 PREFIX METHOD /PATH [BODY]: a signed request, failing on an S3 error.
+s3() {
+    local prefix=STRONGROOM_TEST_$1
+    shift
+    local endpoint=${prefix}_ENDPOINT access=${prefix}_ACCESS_KEY key=${prefix}_SECRET_KEY
+    S3_ACCESS_KEY=${!access} S3_SECRET_KEY=${!key} "$root/scripts/s3-request" "${!endpoint}" "$@"
+}
+s3_answers() {
+    local bucket=STRONGROOM_TEST_$1_BUCKET word
+    word=$(secret)
+    s3 "$1" PUT "/${!bucket}/ready-check-$word" "$word" &&
+        [[ $(s3 "$1" GET "/${!bucket}/ready-check-$word") == "$word" ]] &&
+        s3 "$1" DELETE "/${!bucket}/ready-check-$word"
+}
+
+servers_answer() {
+    local variable server
+    for variable in "${server_variables[@]}"; do
+        variable=STRONGROOM_TEST_$variable
+        [[ -n ${!variable:-} ]] || return 1
+    done
+    for server in "${servers[@]}"; do
+        "${server}_answers" >/dev/null 2>&1 || return 1
+    done
+}
+
+servers_up() {
+    if servers_answer; then
+        say "using the servers of the environment"
+        return
+    fi
+    # shellcheck source=/dev/null
+    if [[ -f $kept ]] && . "$kept" && servers_answer; then
+        say "using the servers of ${kept#"$root"/}"
+        return
+    fi
+    "$root/scripts/install-test-tools"
+
+    local began=$SECONDS server failed='' jobs=()
+    work=$(mktemp -d "${TMPDIR:-/tmp}/strongroom-servers.XXXXXX")
+    chmod 711 "$work" # the unprivileged servers must pass, nobody else may look
+    for server in "${servers[@]}"; do
+        # Away from the terminal: Ctrl-C is for this shell, which then stops them.
+        (set -e; name=$server; mkdir "$work/$name"; "${server}_start") \
+            </dev/null >"$work/$server.log" 2>&1 &
+        jobs+=("$!")
+    done
+    for server in "${!servers[@]}"; do
+        wait "${jobs[server]}" || failed+=" ${servers[server]}"
+    done
+    if [[ -n $failed ]]; then
+        for server in $failed; do
+            say "$server did not start:"
+            tail -n 30 "$work/$server.log" >&2
+        done
+        servers_down
+        return 1
+    fi
+    name=common
+    give PYTHON "$cache/venv/bin/python"
+    give SERVERS_DIR "$work"
+    cat "$work"/*.env >"$work/environment"
+    # shellcheck source=/dev/null
+    . "$work/environment"
+    say "${servers[*]} up after $((SECONDS - began)) s"
+}
+
+# Fast shutdown by SIGINT first: PostgreSQL frees its shared memory then.
+servers_down() {
+    [[ -n ${work:-} && -d $work ]] || return 0
+    local pids=() end=$((SECONDS + 10))
+    mapfile -t pids < <(cat "$work"/*.pids 2>/dev/null)
+    if ((${#pids[@]})); then
+        kill -INT "${pids[@]}" 2>/dev/null || true
+        while kill -0 "${pids[@]}" 2>/dev/null && ((SECONDS < end)); do sleep 0.1; done
+        kill -KILL "${pids[@]}" 2>/dev/null || true
+    fi
+    rm -rf "$work"
+    work=''
+}
