@@ -25,7 +25,10 @@ server_variables=(
 kept=$root/target/test-servers.env
 
 process() { echo "$1" >>"$work/$name.pids"; }
-give() { printf 'export STRONGROOM_TEST_%s=%q\n' "$1" "$2" >>"$work/$name.env"; }
+give() {
+    export "STRONGROOM_TEST_$1=$2"
+    printf 'export STRONGROOM_TEST_%s=%q\n' "$1" "$2" >>"$work/$name.env"
+}
 secret() { openssl rand -hex 16; }
 
 # Loopback ports below the ephemeral range, so that no outgoing connection can
@@ -119,16 +122,28 @@ servers_up() {
     say "${servers[*]} up after $((SECONDS - began)) s"
 }
 
-# Fast shutdown by SIGINT first: PostgreSQL frees its shared memory then.
 servers_down() {
-    [[ -n ${work:-} && -d $work ]] || return 0
+    [[ -n ${work:-} ]] || return 0
+    # An interrupted start first, so that it starts nothing more.
+    local starting
+    mapfile -t starting < <(jobs -pr)
+    if ((${#starting[@]})); then
+        kill -KILL "${starting[@]}" 2>/dev/null || true
+        wait
+    fi
+    stop_servers "$work"
+}
+
+# stop_servers FOLDER: fast shutdown by SIGINT first, so that PostgreSQL frees its
+# shared memory.
+stop_servers() {
+    [[ -d $1 ]] || return 0
     local pids=() end=$((SECONDS + 10))
-    mapfile -t pids < <(cat "$work"/*.pids 2>/dev/null)
+    mapfile -t pids < <(cat "$1"/*.pids 2>/dev/null)
     if ((${#pids[@]})); then
         kill -INT "${pids[@]}" 2>/dev/null || true
         while kill -0 "${pids[@]}" 2>/dev/null && ((SECONDS < end)); do sleep 0.1; done
         kill -KILL "${pids[@]}" 2>/dev/null || true
     fi
-    rm -rf "$work"
-    work=''
+    rm -rf "$1"
 }

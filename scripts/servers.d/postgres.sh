@@ -57,7 +57,6 @@ ssl_cert_file = '$folder/server.pem'
 ssl_key_file = '$folder/server.key'"
     give PG_CA "$work/ca/ca.pem"
     give PG_OTHER_CA "$work/other-ca/ca.pem"
-    . "$work/$name.env"
     retry 30 postgres_answers
 }
 

@@ -9,7 +9,6 @@ postgres18_start() {
     chmod -R go+rX "$programs"
     postgres_cluster "$programs/bin" PG18_URL
     give PG18_BIN "$programs/bin"
-    . "$work/$name.env"
     retry 30 postgres18_answers
 }
 

@@ -72,7 +72,6 @@ CONF
     give RGW_ACCESS_KEY "$access"
     give RGW_SECRET_KEY "$key"
     give RGW_BUCKET strongroom
-    . "$work/$name.env"
     retry 60 s3 RGW PUT /strongroom
     retry 30 s3_answers RGW
 }

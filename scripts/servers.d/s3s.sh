@@ -14,7 +14,6 @@ s3s_start() {
     give S3S_SECRET_KEY "$key"
     give S3S_BUCKET strongroom
     give S3S_ROOT "$work/$name/root"
-    . "$work/$name.env"
     retry 20 s3 S3S PUT /strongroom
     retry 5 s3_answers S3S
 }
