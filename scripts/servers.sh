@@ -5,8 +5,7 @@
 #
 # Every file of servers.d/ defines NAME_start, which starts its server with all
 # state below $work/NAME, waits until the server does real work, and calls
-#   process PID    for each process to stop at the end
-#   give VAR VALUE for each variable that the tests see as STRONGROOM_TEST_VAR
+# give VAR VALUE for each variable that the tests see as STRONGROOM_TEST_VAR;
 # and NAME_answers, which asks a running server for a real answer.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -24,7 +23,6 @@ server_variables=(
 )
 kept=$root/target/test-servers.env
 
-process() { echo "$1" >>"$work/$name.pids"; }
 give() {
     export "STRONGROOM_TEST_$1=$2"
     printf 'export STRONGROOM_TEST_%s=%q\n' "$1" "$2" >>"$work/$name.env"
@@ -97,9 +95,13 @@ servers_up() {
     work=$(mktemp -d "${TMPDIR:-/tmp}/strongroom-servers.XXXXXX")
     chmod 711 "$work" # the unprivileged servers must pass, nobody else may look
     for server in "${servers[@]}"; do
-        # Away from the terminal: Ctrl-C is for this shell, which then stops them.
-        (set -e; name=$server; mkdir "$work/$name"; "${server}_start") \
-            </dev/null >"$work/$server.log" 2>&1 &
+        (
+            set -e
+            name=$server
+            export STRONGROOM_SERVERS_OF=$work # marks every process for stop_servers
+            mkdir "$work/$name"
+            "${server}_start"
+        ) </dev/null >"$work/$server.log" 2>&1 &
         jobs+=("$!")
     done
     for server in "${!servers[@]}"; do
@@ -124,26 +126,35 @@ servers_up() {
 
 servers_down() {
     [[ -n ${work:-} ]] || return 0
+    trap '' INT TERM # a second signal must not stop the stopping
     # An interrupted start first, so that it starts nothing more.
     local starting
     mapfile -t starting < <(jobs -pr)
     if ((${#starting[@]})); then
         kill -KILL "${starting[@]}" 2>/dev/null || true
-        wait
+        wait 2>/dev/null || true
     fi
     stop_servers "$work"
 }
 
-# stop_servers FOLDER: fast shutdown by SIGINT first, so that PostgreSQL frees its
-# shared memory.
+# server_pids FOLDER: the processes of one run, daemons and strays alike, by the
+# mark in their environment. PostgreSQL writes its titles over it and has a file.
+server_pids() {
+    grep -lszxF "STRONGROOM_SERVERS_OF=$1" /proc/[0-9]*/environ | cut -d/ -f3
+    local file
+    for file in "$1"/*/data/postmaster.pid; do
+        if [[ -s $file ]]; then head -n 1 "$file"; fi
+    done
+}
+
+# stop_servers FOLDER: a fast shutdown by SIGINT first, so that PostgreSQL frees
+# its shared memory; SIGKILL for what remains after five seconds.
 stop_servers() {
-    [[ -d $1 ]] || return 0
-    local pids=() end=$((SECONDS + 10))
-    mapfile -t pids < <(cat "$1"/*.pids 2>/dev/null)
-    if ((${#pids[@]})); then
-        kill -INT "${pids[@]}" 2>/dev/null || true
-        while kill -0 "${pids[@]}" 2>/dev/null && ((SECONDS < end)); do sleep 0.1; done
-        kill -KILL "${pids[@]}" 2>/dev/null || true
-    fi
+    local pids signal=INT began=$SECONDS
+    while mapfile -t pids < <(server_pids "$1") && ((${#pids[@]})); do
+        ((SECONDS - began < 5)) || signal=KILL
+        kill -s "$signal" "${pids[@]}" 2>/dev/null || true
+        sleep 0.2
+    done
     rm -rf "$1"
 }

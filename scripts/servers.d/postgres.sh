@@ -34,7 +34,6 @@ $settings
 CONF
     as_service setsid "$bin/pg_ctl" -D "$folder/data" -l "$folder/data/server.log" -w -t 60 start ||
         { cat "$folder/data/server.log"; return 1; }
-    process "$(head -n 1 "$folder/data/postmaster.pid")"
     give "$variable" "postgres://strongroom:$password@127.0.0.1:$port/postgres"
 }
 

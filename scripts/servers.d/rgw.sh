@@ -52,7 +52,6 @@ CONF
     monmaptool --create --fsid "$fsid" --addv a "[v2:127.0.0.1:$monitor/0]" "$folder/monmap"
     ceph-mon --mkfs -i a --monmap "$folder/monmap"
     setsid ceph-mon -i a
-    rgw_process mon.a
     retry 30 timeout 3 ceph mon stat
 
     osd=$(cat /proc/sys/kernel/random/uuid)
@@ -60,13 +59,11 @@ CONF
     ceph osd crush add osd.0 1.0 root=default host=h
     ceph-osd -i 0 --mkfs --osd-uuid "$osd"
     setsid ceph-osd -i 0
-    rgw_process osd.0
     retry 30 rgw_osd_up
 
     timeout 120 radosgw-admin user create --uid=strongroom --display-name=strongroom \
         --access-key="$access" --secret-key="$key"
     setsid radosgw -n client.rgw
-    rgw_process client.rgw
 
     give RGW_ENDPOINT "http://127.0.0.1:$gateway"
     give RGW_ACCESS_KEY "$access"
@@ -76,11 +73,6 @@ CONF
     retry 30 s3_answers RGW
 }
 
-# The daemons leave the terminal themselves and write their own pid files.
-rgw_process() {
-    retry 20 test -s "$work/$name/$1.pid"
-    process "$(cat "$work/$name/$1.pid")"
-}
 rgw_osd_up() { ceph osd stat | grep -q '1 up'; }
 
 rgw_answers() { s3_answers RGW; }

@@ -8,7 +8,6 @@ s3s_start() {
     mkdir "$work/$name/root"
     setsid "$(cargo_tool s3s-fs s3s-fs 0.14.1 --features binary)" --host 127.0.0.1 --port "$port" \
         --access-key "$access" --secret-key "$key" "$work/$name/root" &
-    process "$!"
     give S3S_ENDPOINT "http://127.0.0.1:$port"
     give S3S_ACCESS_KEY "$access"
     give S3S_SECRET_KEY "$key"
