@@ -46,8 +46,10 @@ pub struct RestoreRequest {
 ///
 /// There is no restore without a plan:
 ///
-/// ```compile_fail,E0451
-/// let plan = backup_core::RestorePlan { request: todo!(), target: String::new(), steps: vec![], details: Default::default() };
+/// ```compile_fail,E0061
+/// async fn hasty(cx: &backup_core::Context, restorer: &dyn backup_core::Restorer, dump: backup_core::Dump) {
+///     let _ = restorer.restore(cx, dump).await;
+/// }
 /// ```
 #[derive(Debug)]
 #[must_use]

@@ -99,3 +99,14 @@ pub struct Opened {
     /// The report from the sealed trailer, settled before `bytes` ends.
     pub report: Settled<DumpReport>,
 }
+
+/// Walks an envelope without a key: framing, lengths and the hash tree.
+#[async_trait]
+pub trait Auditor: fmt::Debug + Send + Sync {
+    /// Reads the envelope to its end and holds every frame against the leaves in `expected.tree`,
+    /// and these against `expected.tree_root`. The answer is the number of frames.
+    ///
+    /// # Errors
+    /// `Integrity` when anything differs or the envelope is cut.
+    async fn audit(&self, opening: Opening) -> Result<u64>;
+}

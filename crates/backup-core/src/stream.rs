@@ -31,7 +31,7 @@ pub enum Sealed {}
 /// use backup_core::{ByteStream, Plain, Sink, ObjectKey, pipeline};
 /// async fn leak(sink: &dyn Sink, key: &ObjectKey, plain: ByteStream<Plain>) {
 ///     let cx = backup_core::Context::new();
-///     let _ = pipeline::store(&cx, sink, key, plain).await;
+///     let _ = pipeline::store(&cx, sink, key, plain, None).await;
 /// }
 /// ```
 pub struct ByteStream<Kind> {

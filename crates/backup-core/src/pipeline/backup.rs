@@ -1,0 +1,244 @@
+//! One backup, from the dump to the signed manifest.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::catalog::{Catalog, Run, RunRecord};
+use crate::context::Context;
+use crate::dump::{Dump, DumpReport, Dumper, Selection};
+use crate::error::{Error, ErrorKind, Result, Stage};
+use crate::id::{BackupId, RepositoryId, SourceName};
+use crate::ledger::{Head, Ledger};
+use crate::manifest::{BackupRef, Manifest};
+use crate::progress::{Event, RunStatus};
+use crate::seal::{Encryptor, SealSummary, Sealing};
+use crate::statement::{SignedStatement, Signer, StatementKind};
+use crate::store::{Receipt, Sink, Source};
+use crate::stream::ByteStream;
+
+use super::{meter, read, store, verify};
+
+/// The ports that a backup runs on.
+#[derive(Debug, Clone)]
+pub struct BackupParts {
+    /// The database.
+    pub dumper: Arc<dyn Dumper>,
+    /// The cipher, with public keys only.
+    pub encryptor: Arc<dyn Encryptor>,
+    /// Where it goes.
+    pub sink: Arc<dyn Sink>,
+    /// The same place, for reading back.
+    pub reader: Arc<dyn Source>,
+    /// This host's signing key.
+    pub signer: Arc<dyn Signer>,
+    /// What this host signed last.
+    pub ledger: Arc<dyn Ledger>,
+    /// An index of runs, if one is kept.
+    pub catalog: Option<Arc<dyn Catalog>>,
+}
+
+/// What to back up, and how.
+#[derive(Debug, Clone)]
+pub struct BackupRequest {
+    /// The repository that the destination holds.
+    pub repository: RepositoryId,
+    /// The name to store under.
+    pub source: SourceName,
+    /// The new backup's id.
+    pub id: BackupId,
+    /// Which tables.
+    pub selection: Selection,
+    /// About how many bytes the dump has, when known.
+    pub estimate: Option<u64>,
+    /// Read the stored bytes back and compare before the manifest is written.
+    pub read_back: bool,
+}
+
+/// A backup that exists.
+#[derive(Debug, Clone)]
+pub struct BackedUp {
+    /// What was signed.
+    pub manifest: Manifest,
+    /// What the dump said of itself.
+    pub report: DumpReport,
+    /// Whether the stored bytes were read back and found equal.
+    pub read_back: bool,
+}
+
+/// Makes one backup: dump, seal, store, read back, tree, manifest, in that order. The backup exists
+/// from the moment its manifest is stored, and not before.
+///
+/// Not cancel safe: stop it through the context's token. Killed at any moment it leaves either a
+/// whole backup or none; data without a manifest is swept by age.
+///
+/// # Errors
+/// The first error of any port, with its stage. `Uncertain` when the manifest's fate could not be
+/// settled; the next run looks.
+pub async fn backup(cx: &Context, parts: &BackupParts, request: BackupRequest) -> Result<BackedUp> {
+    let at = BackupRef { source: request.source.clone(), id: request.id };
+    let started = cx.now();
+    cx.report(Event::Status(RunStatus::Pending));
+    let run = match &parts.catalog {
+        Some(catalog) => Some((catalog, catalog.begin(record(&at, started)).await?)),
+        None => None,
+    };
+    let outcome = run_backup(cx, parts, &request, &at, started, run.as_ref().map(|(c, r)| (*c, r))).await;
+    cx.report(Event::Status(match &outcome {
+        Ok(_) => RunStatus::Completed,
+        Err(error) if error.kind() == ErrorKind::Cancelled => RunStatus::Cancelled,
+        Err(_) => RunStatus::Failed,
+    }));
+    if let Some((catalog, run)) = run {
+        let told = match &outcome {
+            Ok(_) => Ok(()),
+            Err(error) => Err((error.kind(), error.to_string())),
+        };
+        if let Err(error) = catalog.end(run, cx.now(), told).await {
+            // The destination is the truth; a catalogue that lags is told, not obeyed.
+            cx.report(Event::Warning(&format!("the catalogue could not record the end of the run: {error}")));
+        }
+    }
+    outcome
+}
+
+fn record(at: &BackupRef, started: Timestamp) -> RunRecord {
+    RunRecord {
+        source: at.source.to_string(),
+        id: at.id.to_string(),
+        started,
+        ended: None,
+        status: RunStatus::Pending,
+        error: None,
+    }
+}
+
+async fn run_backup(
+    cx: &Context,
+    parts: &BackupParts,
+    request: &BackupRequest,
+    at: &BackupRef,
+    started: Timestamp,
+    run: Option<(&Arc<dyn Catalog>, &Run)>,
+) -> Result<BackedUp> {
+    let advance = async |status| match run {
+        Some((catalog, run)) => catalog.advance(run, status).await,
+        None => Ok(()),
+    };
+    let previous = settled_head(cx, parts, request).await?;
+
+    advance(RunStatus::Running).await?;
+    cx.report(Event::Status(RunStatus::Running));
+    if let Some(bytes) = request.estimate {
+        cx.report(Event::Estimate { bytes });
+    }
+    let dump = parts.dumper.dump(cx, &request.selection).await.map_err(|e| e.at(Stage::Dump))?;
+    let Dump { format, bytes, report } = dump;
+    let Sealing { bytes: sealed, summary } = parts
+        .encryptor
+        .seal(&request.id, meter::plain(cx, bytes), report.clone())
+        .await
+        .map_err(|e| e.at(Stage::Seal))?;
+
+    advance(RunStatus::Uploading).await?;
+    let receipt =
+        store(cx, parts.sink.as_ref(), &at.data(), meter::sealing(cx, sealed), request.estimate).await?;
+    let report = report.get().ok_or_else(|| Error::bug("a dump ended cleanly without a report"))?.clone();
+    let summary = summary.get().ok_or_else(|| Error::bug("an envelope ended cleanly without a summary"))?;
+
+    let tree = ByteStream::declare_sealed(futures::stream::iter([Ok(summary.tree.clone())]));
+    store(&quiet(cx), parts.sink.as_ref(), &at.tree(), tree, Some(summary.tree.len() as u64)).await?;
+
+    if request.read_back {
+        advance(RunStatus::Verifying).await?;
+        cx.report(Event::Status(RunStatus::Verifying));
+        verify::same_bytes(&quiet(cx), parts.reader.as_ref(), &at.data(), &receipt).await?;
+    }
+    cx.check(&at.to_string())?;
+
+    let manifest = Manifest {
+        repository: request.repository,
+        source: request.source.clone(),
+        id: request.id,
+        seq: previous.map_or(1, |head| head.seq + 1),
+        prev: previous.map(|head| head.pae_sha256),
+        started,
+        finished: cx.now(),
+        format,
+        engine: report.engine.clone(),
+        versions: report.versions.clone(),
+        source_len: summary.source_len,
+        object_len: receipt.len,
+        sha256: receipt.sha256,
+        head_sha256: summary.head_sha256,
+        tree_root: summary.tree_root,
+        recipients: parts.encryptor.recipients(),
+    };
+    check_lengths(&receipt, summary)?;
+    let signed = parts.signer.sign(StatementKind::Manifest, &manifest.to_json()?)?;
+    publish(cx, parts, request, at, &manifest, &signed).await?;
+    Ok(BackedUp { manifest, report, read_back: request.read_back })
+}
+
+/// A whole object is longer than its head, so an empty one is a broken promise somewhere above.
+fn check_lengths(receipt: &Receipt, summary: &SealSummary) -> Result<()> {
+    if receipt.len == 0 || summary.tree.is_empty() {
+        return Err(Error::bug("an envelope without bytes was stored"));
+    }
+    Ok(())
+}
+
+/// The step that makes the backup exist, recorded before and after in the signer's own memory.
+async fn publish(
+    cx: &Context,
+    parts: &BackupParts,
+    request: &BackupRequest,
+    at: &BackupRef,
+    manifest: &Manifest,
+    signed: &SignedStatement,
+) -> Result<()> {
+    let head = Head { id: request.id, seq: manifest.seq, pae_sha256: signed.pae_sha256() };
+    parts
+        .ledger
+        .intend(&request.repository, &request.source, head)
+        .await
+        .map_err(|e| e.at(Stage::Manifest))?;
+    let len = signed.stored().len() as u64;
+    let stored =
+        store(&quiet(cx), parts.sink.as_ref(), &at.manifest(), ByteStream::of_statement(signed), Some(len))
+            .await;
+    match stored {
+        Ok(receipt) => {
+            if request.read_back {
+                verify::same_bytes(&quiet(cx), parts.reader.as_ref(), &at.manifest(), &receipt).await?;
+            }
+            // The backup exists. A ledger that cannot say so now finds out at the next run by looking.
+            if let Err(error) = parts.ledger.settle(&request.repository, &request.source, true).await {
+                cx.report(Event::Warning(&format!(
+                    "the backup is stored, but this host could not note it: {error}"
+                )));
+            }
+            Ok(())
+        }
+        // Unless the place said no for certain, the manifest may be there: the next run looks.
+        Err(error) => Err(error.at(Stage::Manifest)),
+    }
+}
+
+/// The head to build on, after settling by a look what an interrupted run intended.
+async fn settled_head(cx: &Context, parts: &BackupParts, request: &BackupRequest) -> Result<Option<Head>> {
+    let (repository, source) = (&request.repository, &request.source);
+    if let Some(intended) = parts.ledger.intended(repository, source).await? {
+        let at = BackupRef { source: source.clone(), id: intended.id };
+        let stored = parts.reader.stat(&at.manifest()).await.map_err(|e| e.at(Stage::Manifest))?.is_some();
+        parts.ledger.settle(repository, source, stored).await?;
+        let fate = if stored { "is whole" } else { "was never finished" };
+        cx.report(Event::Warning(&format!("an earlier run was interrupted; its backup {at} {fate}")));
+    }
+    parts.ledger.head(repository, source).await
+}
+
+/// The same run, without byte counts: trees and manifests are not progress.
+fn quiet(cx: &Context) -> Context {
+    read::without_progress(cx)
+}

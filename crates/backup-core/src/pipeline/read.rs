@@ -1,0 +1,148 @@
+//! From a manifest in a store to plaintext: the checks every reader goes through.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::context::Context;
+use crate::dump::Dump;
+use crate::error::{Error, ErrorKind, Result, Stage};
+use crate::id::ObjectKey;
+use crate::manifest::BackupRef;
+use crate::progress::NoProgress;
+use crate::seal::{Decryptor, Expected, Opened, Opening};
+use crate::statement::{Trust, VouchedManifest};
+use crate::store::{EntityTag, Source};
+
+use super::meter;
+
+/// The largest statement that is read, in bytes.
+pub(super) const STATEMENT_LEN_MAX: u64 = 4 << 20;
+/// The largest `data.tree` that is read, in bytes: 2^23 blocks, the trailer and the head of the file.
+pub(super) const TREE_LEN_MAX: u64 = 32 * ((1 << 23) + 2);
+
+/// A backup being read.
+#[derive(Debug)]
+pub struct OpenedBackup {
+    /// Its manifest, vouched for.
+    pub manifest: VouchedManifest,
+    /// Its plaintext.
+    pub dump: Dump,
+}
+
+/// Opens a backup: the manifest under a trusted key, the head before a private key is used, the
+/// data pinned to one version. The dump ends cleanly only after the whole envelope was verified.
+///
+/// # Errors
+/// `NotFound`, and those of [`Trust::vouch`], [`Source::fetch`] and [`Decryptor::open`].
+pub async fn open(
+    cx: &Context,
+    source: &dyn Source,
+    trust: &dyn Trust,
+    decryptor: &dyn Decryptor,
+    at: &BackupRef,
+) -> Result<OpenedBackup> {
+    let manifest = manifest(source, trust, at).await?;
+    open_data(cx, source, decryptor, manifest, None).await
+}
+
+/// The vouched manifest of a backup.
+pub(super) async fn manifest(
+    source: &dyn Source,
+    trust: &dyn Trust,
+    at: &BackupRef,
+) -> Result<VouchedManifest> {
+    let stored = small(source, &at.manifest(), STATEMENT_LEN_MAX).await?;
+    trust.vouch(at, &stored).map_err(|e| e.at(Stage::Verify))
+}
+
+/// Opens the data of a manifest; with `tree`, every frame is held against the leaves first.
+pub(super) async fn open_data(
+    cx: &Context,
+    source: &dyn Source,
+    decryptor: &dyn Decryptor,
+    manifest: VouchedManifest,
+    tree: Option<Arc<[u8]>>,
+) -> Result<OpenedBackup> {
+    let body = manifest.manifest();
+    let key = body.backup().data();
+    let pin = data_version(source, &manifest).await?;
+    let sealed = source.fetch(&key, None, pin.as_ref()).await.map_err(|e| e.at(Stage::Fetch))?;
+    let expected = Expected {
+        id: Some(body.id),
+        head_sha256: Some(body.head_sha256),
+        object_len: Some(body.object_len),
+        tree_root: Some(body.tree_root),
+        tree,
+    };
+    let Opened { bytes, report } = decryptor
+        .open(Opening { sealed: meter::fetched(cx, sealed), expected })
+        .await
+        .map_err(|e| e.at(Stage::Open))?;
+    let dump = Dump { format: body.format.clone(), bytes, report };
+    Ok(OpenedBackup { manifest, dump })
+}
+
+/// The version of the data object to pin, after a look at its length.
+pub(super) async fn data_version(
+    source: &dyn Source,
+    manifest: &VouchedManifest,
+) -> Result<Option<EntityTag>> {
+    let body = manifest.manifest();
+    let key = body.backup().data();
+    let info = source.stat(&key).await.map_err(|e| e.at(Stage::Fetch))?.ok_or_else(|| {
+        Error::new(ErrorKind::Integrity, key.as_str(), "the manifest is there, but its data is gone")
+            .with_hint("look for another copy of this backup, or restore an earlier one")
+            .at(Stage::Fetch)
+    })?;
+    if info.len != body.object_len {
+        return Err(Error::new(
+            ErrorKind::Integrity,
+            key.as_str(),
+            format!("has {} bytes where the signed manifest says {}", info.len, body.object_len),
+        )
+        .with_hint("the object was cut or replaced; look for another copy, or restore an earlier backup")
+        .at(Stage::Fetch));
+    }
+    Ok(info.tag)
+}
+
+/// The leaves of a backup's hash tree, as stored; the decryptor proves them by their root.
+pub(super) async fn tree(source: &dyn Source, at: &BackupRef) -> Result<Arc<[u8]>> {
+    let stored = small(source, &at.tree(), TREE_LEN_MAX).await?;
+    Ok(Arc::from(stored.as_ref()))
+}
+
+/// A small object as a whole.
+pub(super) async fn small(source: &dyn Source, key: &ObjectKey, len_max: u64) -> Result<Bytes> {
+    let info = source.stat(key).await.map_err(|e| e.at(Stage::Fetch))?.ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, key.as_str(), format!("not found in {source}"))
+            .with_hint("`strongroom list` shows what is there")
+            .at(Stage::Fetch)
+    })?;
+    let too_long = || {
+        Error::new(
+            ErrorKind::Integrity,
+            key.as_str(),
+            format!("longer than the {len_max} bytes such an object may have"),
+        )
+        .at(Stage::Fetch)
+    };
+    if info.len > len_max {
+        return Err(too_long());
+    }
+    let mut stream = source.fetch(key, None, info.tag.as_ref()).await.map_err(|e| e.at(Stage::Fetch))?;
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = stream.next().await {
+        bytes.extend_from_slice(&chunk.map_err(|e| e.at(Stage::Fetch))?);
+        if bytes.len() as u64 > len_max {
+            return Err(too_long());
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+/// The same context with nobody watching: small objects are not progress.
+pub(super) fn without_progress(cx: &Context) -> Context {
+    cx.clone().with_progress(Arc::new(NoProgress))
+}
