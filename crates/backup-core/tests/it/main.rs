@@ -1,0 +1,4 @@
+//! What must stay true of the workspace and of the ports as others see them.
+
+mod edges;
+mod ports;
