@@ -129,7 +129,8 @@ pub trait Source: fmt::Debug + fmt::Display + Send + Sync {
     /// ends cleanly only after exactly as many bytes as the object or range has.
     ///
     /// # Errors
-    /// `NotFound`; `Integrity` when the object is no longer the pinned version.
+    /// `NotFound`; `Integrity` when the object is no longer the pinned version, or has not all the
+    /// bytes of `range`.
     async fn fetch(
         &self,
         key: &ObjectKey,
