@@ -1,1 +1,5 @@
 //! Work in progress.
+
+pub mod keys;
+pub mod sign;
+pub mod trust;
