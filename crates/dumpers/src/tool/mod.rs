@@ -1,0 +1,21 @@
+//! Programs that make or apply dumps: found, versioned, run and watched.
+//!
+//! Every run has its own process group and ends as a group. Standard error is drained beside the
+//! data into a bounded tail. The exit status is part of the stream: its clean end means exit 0 and
+//! the end of output, both. There is no shell in between, and no secret among the arguments.
+
+mod command;
+mod error;
+mod feed;
+mod group;
+mod locate;
+mod output;
+mod stderr;
+mod version;
+
+pub(crate) use command::{ToolCommand, Waiting};
+pub use error::ToolError;
+pub(crate) use feed::{Fed, feed};
+pub(crate) use locate::Places;
+pub(crate) use output::{Captured, capture, stream};
+pub use version::ToolVersion;
