@@ -125,3 +125,79 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     };
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_private_key_is_the_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (private, public) = (dir.path().join("key.pem"), dir.path().join("key.pub.pem"));
+        write_key_pair(&private, "secret", &public, "public").unwrap();
+        assert_eq!(mode(&private), 0o600);
+        assert_eq!(mode(&public) & 0o700, 0o600);
+        let read = read_key_file(&private).unwrap();
+        assert_eq!((read.contents.as_slice(), read.warning), (&b"secret"[..], None));
+    }
+
+    #[test]
+    fn no_key_is_ever_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (private, public) = (dir.path().join("key.pem"), dir.path().join("key.pub.pem"));
+        let exists = KeyError::Io { what: "cannot be created", kind: io::ErrorKind::AlreadyExists };
+        fs::write(&private, "old").unwrap();
+        assert_eq!(write_private_key(&private, "new"), Err(exists.clone()));
+        assert_eq!(write_key_pair(&private, "new", &public, "new"), Err(exists.clone()));
+        assert!(!public.exists(), "neither file of a pair is left");
+        fs::write(&public, "old").unwrap();
+        fs::remove_file(&private).unwrap();
+        assert_eq!(write_key_pair(&private, "new", &public, "new"), Err(exists.clone()));
+        assert!(!private.exists(), "neither file of a pair is left");
+        // A dangling link is a file that somebody wants elsewhere.
+        let link = dir.path().join("link.pem");
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &link).unwrap();
+        assert_eq!(write_private_key(&link, "new"), Err(exists));
+        assert!(!dir.path().join("elsewhere").exists());
+        assert_eq!(fs::read(&public).unwrap(), b"old");
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_warned_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key.pem");
+        fs::write(&path, "secret").unwrap();
+        for (mode, warned) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true), (0o620, true)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let warning = read_key_file(&path).unwrap().warning;
+            assert_eq!(warning.is_some(), warned, "{mode:o}");
+            if let Some(warning) = warning {
+                assert!(warning.to_string().contains("chmod 600"), "{warning}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_huge_missing_or_strange_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key.pem");
+        let missing = KeyError::Io { what: "cannot be read", kind: io::ErrorKind::NotFound };
+        assert_eq!(read_key_file(&path).err(), Some(missing));
+        fs::write(&path, vec![b'x'; KEY_FILE_MAX]).unwrap();
+        assert!(read_key_file(&path).is_ok());
+        fs::write(&path, vec![b'x'; KEY_FILE_MAX + 1]).unwrap();
+        assert_eq!(read_key_file(&path).err(), Some(KeyError::TooBig { limit: KEY_FILE_MAX }));
+        assert!(matches!(read_key_file(dir.path()), Err(KeyError::Io { .. })));
+        assert_eq!(
+            read_key_file(Path::new("/dev/zero")).err(),
+            Some(KeyError::TooBig { limit: KEY_FILE_MAX })
+        );
+    }
+}

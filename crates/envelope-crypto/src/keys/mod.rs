@@ -81,3 +81,8 @@ pub fn needs_passphrase(text: &[u8]) -> Result<bool, KeyError> {
         _ => Err(KeyError::WrongType { found: pem.kind(), needed: "a private key" }),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod openssl;
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,9 @@
 //! Encrypted PKCS#8 (RFC 5958) under a passphrase: PBES2 (RFC 8018) with PBKDF2 or scrypt (RFC 7914).
 
 use pkcs8::der::Decode as _;
+use pkcs8::der::asn1::{AnyRef, OctetStringRef};
 use pkcs8::pkcs5::{self, EncryptionScheme, pbes2};
-use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef};
+use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef, SubjectPublicKeyInfo};
 use zeroize::Zeroizing;
 
 use super::error::KeyError;
@@ -42,7 +43,8 @@ pub(crate) fn decrypt(
     encrypted: &[u8],
     passphrase: Option<&Passphrase>,
 ) -> Result<Zeroizing<Vec<u8>>, KeyError> {
-    let info = EncryptedPrivateKeyInfoRef::from_der(encrypted).map_err(|error| unreadable(&error))?;
+    let info =
+        EncryptedPrivateKeyInfoRef::from_der(encrypted).map_err(|error| unreadable(encrypted, &error))?;
     check(&info.encryption_algorithm)?;
     let passphrase = passphrase.ok_or(KeyError::PassphraseNeeded)?;
     let decrypted = info.decrypt(passphrase.as_bytes()).map_err(|error| match error {
@@ -61,11 +63,17 @@ pub(crate) fn decrypt(
     Ok(decrypted.to_bytes())
 }
 
-fn unreadable(error: &pkcs8::der::Error) -> KeyError {
-    match error.kind() {
-        pkcs8::der::ErrorKind::OidUnknown { oid } => {
-            KeyError::UnsupportedAlgorithm(format!("the algorithm {oid}"))
-        }
+/// Why an encrypted key cannot be taken apart: most often an algorithm that is not supported.
+fn unreadable(encrypted: &[u8], error: &pkcs8::der::Error) -> KeyError {
+    if let pkcs8::der::ErrorKind::OidUnknown { oid } = error.kind() {
+        return KeyError::UnsupportedAlgorithm(format!("the algorithm {oid}"));
+    }
+    // The two structures have one shape: an algorithm, then a string.
+    match SubjectPublicKeyInfo::<AnyRef<'_>, &OctetStringRef>::from_der(encrypted) {
+        Ok(info) if info.algorithm.oid != pbes2::PBES2_OID => KeyError::UnsupportedAlgorithm(format!(
+            "the encryption {}, which is not PBES2",
+            info.algorithm.oid
+        )),
         _ => KeyError::Malformed("not an encrypted PKCS#8 key"),
     }
 }

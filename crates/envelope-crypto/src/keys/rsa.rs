@@ -2,13 +2,13 @@
 
 use std::fmt;
 
+use ::rsa::pkcs1::{self, EncodeRsaPrivateKey as _};
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use backup_core::Sha256Digest;
 use pkcs8::der::Decode as _;
 use pkcs8::der::asn1::UintRef;
 use pkcs8::{EncodePrivateKey as _, EncodePublicKey as _, PrivateKeyInfoRef, SubjectPublicKeyInfoRef};
-use rsa::pkcs1::{self, EncodeRsaPrivateKey as _};
 use rsa::traits::PublicKeyParts as _;
 use zeroize::Zeroizing;
 
