@@ -5,3 +5,6 @@ mod key;
 
 pub use dsse::{STATEMENT_LEN_MAX, StatementError, StoredStatement, Verified, pae};
 pub use key::{SigningKey, VerifyingKey};
+
+#[cfg(test)]
+mod tests;

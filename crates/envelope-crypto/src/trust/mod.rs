@@ -19,3 +19,6 @@ pub use statement::{
     TrustStatement, repository_object, trust_number, trust_object,
 };
 pub use unsigned::UnsignedOrigin;
+
+#[cfg(test)]
+mod tests;
