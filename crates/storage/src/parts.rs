@@ -1,0 +1,274 @@
+//! How long each part of a multipart upload is. Pure arithmetic.
+//!
+//! S3 allows 10,000 parts of 5 MiB to 5 GiB and objects of 5 TiB; some servers allow 1,000 parts.
+//! The length of a stream is not known beforehand, and a part has to be in memory while it is sent,
+//! because it may have to be sent again. So part lengths start within a memory budget and grow only
+//! when an object becomes so long that the parts left would not be enough.
+//!
+//! With [`MEMORY`] and 10,000 parts the budget is kept up to about 62 GiB when nothing is known of
+//! the length, and up to about 150 GiB when it was estimated. Longer objects are stored too, up to
+//! 5 TiB, with parts and memory that grow with them: 10,000 parts of 5 TiB are 525 MiB each.
+
+/// The most parts of one upload.
+pub const PARTS_MAX: u32 = 10_000;
+/// The fewest parts that can be asked for as a limit.
+pub const PARTS_MIN: u32 = 100;
+/// The shortest part but the last.
+pub const PART_LEN_MIN: u64 = 5 * MIB;
+/// The longest part.
+pub const PART_LEN_MAX: u64 = 5 * GIB;
+/// The longest object.
+pub const OBJECT_LEN_MAX: u64 = 5 * TIB;
+/// The default budget for parts in memory.
+pub const MEMORY: usize = 64 << 20;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+/// The shortest part made when there is no reason for a longer or shorter one.
+const PART_LEN_USUAL: u64 = 8 * MIB;
+/// The most parts that are sent at the same time.
+const IN_FLIGHT_MAX: u64 = 4;
+/// The writer holds one part that is being gathered and one that waits for its turn.
+const HELD_BACK: u64 = 2;
+/// What an object of unknown length may grow to, per allowed part: 10,000 of these are over 5 TiB.
+const GROWTH_PER_PART: u64 = 550 * MIB;
+
+/// What the place allows and what we allow ourselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// The most parts, [`PARTS_MIN`] to [`PARTS_MAX`].
+    pub parts_max: u32,
+    /// Whether all parts but the last must have one length.
+    pub equal: bool,
+    /// Bytes that parts in memory may take as long as the object's length allows.
+    pub memory: usize,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { parts_max: PARTS_MAX, equal: false, memory: MEMORY }
+    }
+}
+
+/// The lengths of all parts of one upload: the first `steady` parts have the length `first`, then
+/// the length doubles after every `step` parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    parts_max: u32,
+    memory: u64,
+    first: u64,
+    steady: u32,
+    /// 0 for never.
+    step: u32,
+    in_flight: usize,
+}
+
+impl Plan {
+    /// Plans for an object of about `size_hint` bytes, or of any length.
+    #[must_use]
+    pub fn new(rules: Rules, size_hint: Option<u64>) -> Self {
+        let memory = rules.memory as u64;
+        let parts_max = rules.parts_max.clamp(PARTS_MIN, PARTS_MAX);
+        // An estimate may be wrong by a tenth without any consequence, and by more with growing parts.
+        let (steady, wanted) = match size_hint {
+            Some(hint) if rules.equal => (parts_max, share(hint, parts_max)),
+            Some(hint) => {
+                let steady = parts_max / 10 * 8;
+                (steady, share(hint, steady).max(PART_LEN_USUAL.min(in_budget(memory, 2))))
+            }
+            None if rules.equal => (parts_max, in_budget(memory, 2)),
+            None => (parts_max / 10 * 4, in_budget(memory, 2)),
+        };
+        let first = wanted.clamp(PART_LEN_MIN, PART_LEN_MAX);
+        let in_flight = (memory / first).saturating_sub(HELD_BACK).clamp(1, IN_FLIGHT_MAX);
+        let mut plan = Self { parts_max, memory, first, steady, step: 0, in_flight: in_flight as usize };
+        if !rules.equal {
+            let target = (u64::from(parts_max) * GROWTH_PER_PART)
+                .max(size_hint.unwrap_or(0).saturating_mul(2))
+                .min(OBJECT_LEN_MAX);
+            // The gentlest growth that gets there; with 1 the lengths double with every part.
+            plan.step = (1..=parts_max - steady)
+                .rev()
+                .find(|&step| Self { step, ..plan }.object_len_max() >= target)
+                .unwrap_or(1);
+        }
+        plan
+    }
+
+    /// The length of a part, counted from 0; `None` beyond the last part.
+    #[must_use]
+    pub fn part_len(&self, number: u32) -> Option<u64> {
+        if number >= self.parts_max {
+            return None;
+        }
+        if self.step == 0 || number < self.steady {
+            return Some(self.first);
+        }
+        let doublings = 1 + (number - self.steady) / self.step;
+        // 2^10 times the shortest part is the longest part.
+        Some((self.first << doublings.min(10)).min(PART_LEN_MAX))
+    }
+
+    /// How many parts are sent at the same time.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// The budget in bytes.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    /// Bytes in memory while parts of `len` bytes are on their way.
+    #[must_use]
+    pub fn held(&self, len: u64) -> u64 {
+        len.saturating_mul(self.in_flight as u64 + HELD_BACK)
+    }
+
+    /// The longest object that this plan can store.
+    #[must_use]
+    pub fn object_len_max(&self) -> u64 {
+        let mut total = 0u64;
+        let mut number = 0;
+        while let Some(len) = self.part_len(number) {
+            // All parts up to the next doubling have one length.
+            let run = if self.step == 0 {
+                self.parts_max
+            } else if number < self.steady {
+                self.steady
+            } else {
+                number + self.step
+            };
+            let end = run.min(self.parts_max);
+            total = total.saturating_add(len * u64::from(end - number));
+            number = end;
+        }
+        total.min(OBJECT_LEN_MAX)
+    }
+
+    /// The longest object whose parts stay within `memory` bytes.
+    #[must_use]
+    pub fn within(&self, memory: usize) -> u64 {
+        (0..self.parts_max)
+            .map_while(|number| self.part_len(number))
+            .take_while(|&len| self.held(len) <= memory as u64)
+            .sum::<u64>()
+            .min(OBJECT_LEN_MAX)
+    }
+}
+
+/// The part length for `hint` bytes and a tenth more in `parts` parts, in whole MiB.
+fn share(hint: u64, parts: u32) -> u64 {
+    let len = hint.saturating_add(hint / 10).div_ceil(u64::from(parts));
+    len.div_ceil(MIB).saturating_mul(MIB)
+}
+
+/// The longest part, in whole MiB, of which `in_flight` can be under way within `memory`.
+fn in_budget(memory: u64, in_flight: u64) -> u64 {
+    memory / (in_flight + HELD_BACK) / MIB * MIB
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rules(parts_max: u32, equal: bool) -> Rules {
+        Rules { parts_max, equal, memory: MEMORY }
+    }
+
+    #[test]
+    fn the_usual_cases() {
+        // hint, first part, in flight
+        let table = [
+            (None, 16, 2),
+            (Some(0), 8, 4),
+            (Some(GIB), 8, 4),
+            (Some(50 * GIB), 8, 4),
+            (Some(100 * GIB), 15, 2),
+            (Some(150 * GIB), 22, 1),
+            (Some(TIB), 145, 1),
+            (Some(5 * TIB), 721, 1),
+        ];
+        for (hint, mib, in_flight) in table {
+            let plan = Plan::new(Rules::default(), hint);
+            assert_eq!((plan.part_len(0), plan.in_flight()), (Some(mib * MIB), in_flight), "{hint:?}");
+        }
+    }
+
+    #[test]
+    fn five_tebibytes_fit_with_and_without_an_estimate() {
+        for hint in [None, Some(0), Some(GIB), Some(100 * GIB), Some(TIB), Some(5 * TIB)] {
+            assert_eq!(Plan::new(Rules::default(), hint).object_len_max(), OBJECT_LEN_MAX, "{hint:?}");
+        }
+    }
+
+    #[test]
+    fn the_budget_is_kept_as_far_as_the_documentation_says() {
+        assert_eq!(Plan::new(Rules::default(), None).within(MEMORY), 4_000 * 16 * MIB);
+        for gib in [1, 10, 100, 145] {
+            let plan = Plan::new(Rules::default(), Some(gib * GIB));
+            assert!(plan.within(MEMORY) >= gib * GIB, "{gib} GiB");
+        }
+    }
+
+    /// 5,000 MB in parts of 5 MiB is where a limit of 1,000 parts ended backups.
+    #[test]
+    fn incident_61_a_limit_of_1000_parts_does_not_end_a_backup_at_5_gb() {
+        let unknown = Plan::new(rules(1_000, false), None);
+        assert!(unknown.object_len_max() >= 500 * GIB);
+        assert!(unknown.within(MEMORY) >= 6 * GIB);
+        let estimated = Plan::new(rules(1_000, false), Some(2 * TIB));
+        assert!(estimated.object_len_max() >= 2 * TIB);
+        // The same where the server also wants equal parts.
+        assert!(Plan::new(rules(1_000, true), None).object_len_max() >= 15 * GIB);
+        assert!(Plan::new(rules(1_000, true), Some(TIB)).object_len_max() >= TIB);
+    }
+
+    #[test]
+    fn incident_62_no_upload_runs_out_of_parts_below_the_largest_object() {
+        for hint in [None, Some(1), Some(48 * GIB), Some(49 * GIB), Some(5 * TIB)] {
+            let plan = Plan::new(Rules::default(), hint);
+            let mut left = OBJECT_LEN_MAX;
+            let mut parts = 0;
+            while left > 0 {
+                left = left.saturating_sub(plan.part_len(parts).expect("parts are left"));
+                parts += 1;
+            }
+            assert!(parts <= PARTS_MAX, "{hint:?} takes {parts}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_plan_obeys_the_rules(
+            parts_max in PARTS_MIN..=PARTS_MAX,
+            equal: bool,
+            memory in (20u64..256).prop_map(|mib| (mib * MIB) as usize),
+            hint in proptest::option::of(0..=OBJECT_LEN_MAX),
+        ) {
+            let plan = Plan::new(Rules { parts_max, equal, memory }, hint);
+            let lens: Vec<u64> = (0..).map_while(|n| plan.part_len(n)).collect();
+            prop_assert_eq!(lens.len(), parts_max as usize);
+            prop_assert!(lens.iter().all(|len| (PART_LEN_MIN..=PART_LEN_MAX).contains(len)));
+            prop_assert!(lens.is_sorted());
+            prop_assert!(!equal || lens.iter().all(|len| *len == lens[0]));
+            prop_assert_eq!(plan.object_len_max(), lens.iter().sum::<u64>().min(OBJECT_LEN_MAX));
+            prop_assert!((1..=4).contains(&plan.in_flight()));
+            // An estimate within the reach of the longest parts is always met.
+            let reach = u64::from(parts_max) * PART_LEN_MAX / 2;
+            if let Some(hint) = hint.filter(|hint| *hint <= reach) {
+                prop_assert!(plan.object_len_max() >= hint);
+            }
+            // More than one part at a time only within the budget.
+            prop_assert!(plan.in_flight() == 1 || plan.held(lens[0]) <= memory as u64);
+            if hint.is_none() {
+                prop_assert!(plan.held(lens[0]) <= memory as u64);
+            }
+        }
+    }
+}

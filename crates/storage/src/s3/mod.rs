@@ -1,0 +1,137 @@
+//! S3 as a place, over `opendal`.
+//!
+//! `opendal` retries single requests (its retry layer); the time limit of each request sits below
+//! that, in [`transport`], because a limit on a whole `write` or `close` would drop it half way, and
+//! a dropped one leaves an upload that can no longer be aborted.
+
+mod open;
+mod read;
+mod settle;
+mod transport;
+mod unfinished;
+mod upload;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use backup_core::{
+    ByteStream, EntityTag, Limits, ObjectInfo, ObjectKey, Remover, Result, Sealed, Sink, Source, Swept,
+    Upload,
+};
+use jiff::Timestamp;
+use opendal::Operator;
+
+use crate::config::{Credentials, Retrying, S3Place};
+use crate::parts::{Plan, Rules};
+use crate::trouble::{Trouble, from_opendal};
+
+/// A bucket, or a prefix in it, and the ports to it.
+pub(crate) struct S3Store {
+    /// Paths are keys below the prefix.
+    operator: Operator,
+    /// As people write it.
+    name: Arc<str>,
+    rules: Rules,
+    /// Whether the server itself refuses a second object of one key.
+    put_if_absent: bool,
+    unfinished: unfinished::Unfinished,
+}
+
+impl S3Store {
+    /// Prepares the client; sends nothing.
+    pub(crate) fn open(place: &S3Place, credentials: Option<&Credentials>, retry: Retrying) -> Result<Self> {
+        open::open(place, credentials, retry, |name| std::env::var(name).ok())
+    }
+
+    fn subject(&self, key: &ObjectKey) -> String {
+        format!("{}/{key}", self.name)
+    }
+
+    /// What the server says of an object, or `None` where it says that there is none.
+    async fn head(&self, key: &ObjectKey) -> Result<Option<opendal::Metadata>, opendal::Error> {
+        match self.operator.stat(key.as_str()).await {
+            Ok(found) if found.is_file() => Ok(Some(found)),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl fmt::Display for S3Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl fmt::Debug for S3Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Store")
+            .field("name", &self.name)
+            .field("rules", &self.rules)
+            .field("put_if_absent", &self.put_if_absent)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Sink for S3Store {
+    fn limits(&self) -> Limits {
+        Limits {
+            object_len_max: Plan::new(self.rules, None).object_len_max(),
+            put_if_absent: self.put_if_absent,
+        }
+    }
+
+    async fn begin(&self, key: &ObjectKey, size_hint: Option<u64>) -> Result<Box<dyn Upload>> {
+        match self.head(key).await {
+            Ok(None) => {}
+            Ok(Some(_)) => return Err(Trouble::Taken.with(self.subject(key), "")),
+            // A key that may only write cannot look; the server's own refusal has to do.
+            Err(error) if Trouble::of_opendal(&error) == Trouble::AccessDenied => {}
+            Err(error) => return Err(from_opendal(self.subject(key), "looking for it", &error)),
+        }
+        let upload = upload::S3Upload::begin(self, key, Plan::new(self.rules, size_hint)).await?;
+        Ok(Box::new(upload))
+    }
+}
+
+#[async_trait]
+impl Source for S3Store {
+    async fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>> {
+        match self.head(key).await {
+            Ok(found) => Ok(found.map(|found| read::info(key.clone(), &found))),
+            Err(error) => Err(from_opendal(self.subject(key), "looking for it", &error)),
+        }
+    }
+
+    async fn fetch(
+        &self,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+        pin: Option<&EntityTag>,
+    ) -> Result<ByteStream<Sealed>> {
+        read::fetch(self, key, range, pin).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        read::list(self, prefix).await
+    }
+}
+
+#[async_trait]
+impl Remover for S3Store {
+    async fn remove(&self, key: &ObjectKey) -> Result<()> {
+        match self.operator.delete(key.as_str()).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(from_opendal(self.subject(key), "removing", &error)),
+        }
+    }
+
+    async fn sweep_unfinished(&self, older_than: Timestamp) -> Result<Swept> {
+        self.unfinished.sweep(&self.name, older_than).await
+    }
+}

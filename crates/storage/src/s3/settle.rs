@@ -1,0 +1,184 @@
+//! What became of a commit: looked at, never guessed.
+
+use backup_core::{EntityTag, Error, ErrorKind, ObjectKey, Receipt, Result, Stage, Whole};
+use opendal::{Metadata, Operator, Writer};
+use std::time::Duration;
+
+use crate::s3::upload::MARK;
+use crate::trouble::{Trouble, from_opendal};
+
+/// How often an abort is repeated: parts that were on their way can arrive after the first.
+const ABORTS: usize = 3;
+/// The pause between aborts.
+const ABORT_PAUSE: Duration = Duration::from_millis(200);
+
+/// An object whose last request is about to be, or was, sent.
+pub(super) struct Sent<'a> {
+    pub(super) operator: &'a Operator,
+    pub(super) key: &'a ObjectKey,
+    pub(super) subject: &'a str,
+    /// The mark that only this upload knows.
+    pub(super) mark: &'a str,
+    pub(super) whole: Whole,
+    /// Whether there is a multipart upload at the server.
+    pub(super) in_parts: bool,
+}
+
+/// What is there under the object's name.
+enum Found {
+    Nothing,
+    Ours(Metadata),
+    /// Somebody else's.
+    Other,
+    Unknown(opendal::Error),
+}
+
+impl Sent<'_> {
+    async fn look(&self) -> Found {
+        match self.operator.stat(self.key.as_str()).await {
+            Ok(found) if self.is_ours(&found) => Found::Ours(found),
+            Ok(found) if found.is_file() => Found::Other,
+            Ok(_) => Found::Nothing,
+            Err(error) if error.kind() == opendal::ErrorKind::NotFound => Found::Nothing,
+            Err(error) => Found::Unknown(error),
+        }
+    }
+
+    fn is_ours(&self, found: &Metadata) -> bool {
+        found.user_metadata().is_some_and(|metadata| metadata.get(MARK) == Some(self.mark))
+    }
+
+    /// `Conflict` when the name is already taken, for servers that would not say so themselves.
+    pub(super) async fn check_free(&self) -> Result<()> {
+        match self.look().await {
+            Found::Nothing => Ok(()),
+            Found::Ours(_) | Found::Other => Err(Trouble::Taken.with(self.subject, "")),
+            Found::Unknown(error) if may_not_look(&error) => Ok(()),
+            Found::Unknown(error) => Err(from_opendal(self.subject, "looking for it", &error)),
+        }
+    }
+
+    fn receipt(&self, found: &Metadata) -> Receipt {
+        Receipt {
+            len: self.whole.len(),
+            sha256: self.whole.sha256(),
+            tag: found.etag().map(|etag| EntityTag(etag.to_owned())),
+        }
+    }
+
+    /// Turns the answer to the last request into what is so.
+    pub(super) async fn settle(
+        &self,
+        closed: opendal::Result<Metadata>,
+        writer: &mut Writer,
+    ) -> Result<Receipt> {
+        let found = self.look().await;
+        let error = match (closed, found) {
+            (_, Found::Ours(found)) if found.content_length() == self.whole.len() => {
+                return Ok(self.receipt(&found));
+            }
+            (_, Found::Ours(found)) => {
+                return Err(Error::new(
+                    ErrorKind::Integrity,
+                    self.subject,
+                    format!("the server keeps {} bytes of {}", found.content_length(), self.whole.len()),
+                )
+                .with_hint("the server lost bytes: do not trust it with backups"));
+            }
+            // The server said yes, and keys that may only write cannot look.
+            (Ok(answer), Found::Unknown(error)) if may_not_look(&error) => return Ok(self.receipt(&answer)),
+            (Ok(_), Found::Unknown(error)) => return Err(uncertain(self.subject, error.to_string())),
+            (Ok(_), Found::Nothing) => {
+                return Err(uncertain(
+                    self.subject,
+                    "the server said that it is stored, and it is not there",
+                ));
+            }
+            (answer, Found::Other) => {
+                if answer.is_err() && self.in_parts {
+                    abort(writer, self.subject).await;
+                }
+                return Err(Trouble::Taken.with(self.subject, "committing"));
+            }
+            (Err(error), Found::Nothing | Found::Unknown(_)) => error,
+        };
+        if self.in_parts {
+            // An upload that could be aborted cannot be completed any more.
+            if abort(writer, self.subject).await == Aborted::Yes {
+                return match self.look().await {
+                    Found::Ours(found) => Ok(self.receipt(&found)),
+                    Found::Other => Err(Trouble::Taken.with(self.subject, "committing")),
+                    Found::Nothing => Err(from_opendal(self.subject, "committing", &error)),
+                    Found::Unknown(_) if refused(&error) => {
+                        Err(from_opendal(self.subject, "committing", &error))
+                    }
+                    Found::Unknown(other) => Err(uncertain(self.subject, other.to_string())),
+                };
+            }
+            if let Found::Ours(found) = self.look().await {
+                return Ok(self.receipt(&found));
+            }
+        }
+        if refused(&error) {
+            return Err(from_opendal(self.subject, "committing", &error));
+        }
+        let trouble = Trouble::of_opendal(&error);
+        Err(uncertain(self.subject, format!("{trouble}")))
+    }
+}
+
+/// Whether the server itself said no, so that nothing can have happened.
+fn refused(error: &opendal::Error) -> bool {
+    matches!(
+        Trouble::of_opendal(error),
+        Trouble::AccessDenied
+            | Trouble::BadCredentials
+            | Trouble::ClockSkew
+            | Trouble::NoSuchBucket
+            | Trouble::Corrupted
+            | Trouble::NotSupported
+            | Trouble::Changed
+            | Trouble::ConnectionRefused
+            | Trouble::Certificate
+    )
+}
+
+fn may_not_look(error: &opendal::Error) -> bool {
+    Trouble::of_opendal(error) == Trouble::AccessDenied
+}
+
+/// Nobody knows whether the object is there.
+pub(super) fn uncertain(subject: &str, why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Uncertain, subject, "it is not known whether it was stored")
+        .with_hint("look whether the object is there before anything else")
+        .with_source(why.into())
+        .at(Stage::Commit)
+}
+
+/// Whether the server has confirmed that an upload is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aborted {
+    /// It was there and is gone.
+    Yes,
+    /// It was not there, or nobody answered.
+    Unknown,
+}
+
+/// Aborts a multipart upload, until the server says that there is none.
+pub(super) async fn abort(writer: &mut Writer, subject: &str) -> Aborted {
+    let mut aborted = Aborted::Unknown;
+    for n in 0..ABORTS {
+        if n > 0 {
+            tokio::time::sleep(ABORT_PAUSE).await;
+        }
+        match writer.abort().await {
+            Ok(()) => aborted = Aborted::Yes,
+            Err(error) if error.kind() == opendal::ErrorKind::NotFound => break,
+            Err(error) => {
+                tracing::warn!(object = subject, error = %error.message(), "an unfinished upload could not be aborted");
+                break;
+            }
+        }
+    }
+    aborted
+}
