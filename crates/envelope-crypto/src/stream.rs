@@ -1,0 +1,10 @@
+//! The ports to the cipher: streams sealed and opened by parallel workers in bounded memory.
+//!
+//! The async side gathers bytes and puts results in order; compressing, hashing and the cipher run
+//! in threads of their own, which never wait for input or output.
+
+mod opening;
+mod sealing;
+
+pub use opening::{EnvelopeDecryptor, OpenOptions, OpenedEnvelope};
+pub use sealing::EnvelopeEncryptor;
