@@ -81,6 +81,11 @@ struct Signature {
     sig: String,
 }
 
+/// An error in at most 200 characters: it may quote a stranger's text, which may be long.
+pub(crate) fn brief(error: &dyn std::fmt::Display) -> String {
+    error.to_string().chars().take(200).collect()
+}
+
 /// The pre-authentication encoding of DSSE version 1:
 /// `"DSSEv1" SP len(type) SP type SP len(body) SP body`, lengths in ASCII decimal.
 #[must_use]
@@ -133,10 +138,10 @@ impl StoredStatement {
             return Err(StatementError::TooLong);
         }
         let envelope: Envelope =
-            strict_json::from_slice(stored).map_err(|error| StatementError::Malformed(error.to_string()))?;
+            strict_json::from_slice(stored).map_err(|error| StatementError::Malformed(brief(&error)))?;
         if envelope.payload_type != kind.payload_type() {
             return Err(StatementError::PayloadType {
-                found: envelope.payload_type.chars().take(100).collect(),
+                found: brief(&envelope.payload_type),
                 expected: kind.payload_type(),
             });
         }

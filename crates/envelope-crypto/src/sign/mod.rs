@@ -3,6 +3,7 @@
 mod dsse;
 mod key;
 
+pub(crate) use dsse::brief;
 pub use dsse::{STATEMENT_LEN_MAX, StatementError, StoredStatement, Verified, pae};
 pub use key::{SigningKey, VerifyingKey};
 

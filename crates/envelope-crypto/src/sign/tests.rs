@@ -306,6 +306,19 @@ fn a_huge_statement_is_neither_parsed_nor_made() {
 }
 
 #[test]
+fn errors_do_not_repeat_a_long_text() {
+    let long = "x".repeat(100_000);
+    for stored in [
+        format!("{{\"{long}\":1}}"),
+        format!("{{\"{long}\":1,\"{long}\":1}}"),
+        format!("{{\"payload\":\"\",\"payloadType\":\"{long}\",\"signatures\":[]}}"),
+    ] {
+        let error = StoredStatement::parse(StatementKind::Trust, stored.as_bytes()).unwrap_err();
+        assert!(error.to_string().len() < 500, "{}", error.to_string().len());
+    }
+}
+
+#[test]
 fn every_flipped_bit_is_refused_or_changes_nothing() {
     let (key, other) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
     let good = signed(&key, b"{\"body\":1}").into_bytes();

@@ -14,7 +14,7 @@ use super::revocation::{Link, Revocations};
 use super::statement::{
     KEYS_MAX, KeyGrant, RepositoryStatement, Revocation, Role, TRUST_FILES_MAX, TrustStatement, trust_object,
 };
-use crate::sign::{SigningKey, StoredStatement, Verified, VerifyingKey};
+use crate::sign::{SigningKey, StoredStatement, Verified, VerifyingKey, brief};
 
 /// What a reader holds on to: which repository, and whose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,7 +244,7 @@ impl RepositoryTrust {
             return Err(TrustError::NotAllowed { key_id, source_name: at.source.clone() });
         }
         let manifest = Manifest::from_json(at, &verified.payload)
-            .map_err(|error| TrustError::Content { what: error.what().to_owned() })?;
+            .map_err(|error| TrustError::Content { what: brief(&error.what()) })?;
         if manifest.repository != self.pin.repository {
             return Err(TrustError::OtherRepository {
                 found: manifest.repository,
@@ -271,7 +271,7 @@ fn read_owned<T: serde::de::DeserializeOwned>(
 ) -> Result<(T, Sha256Digest), TrustError> {
     let verified = StoredStatement::parse(kind, stored)?.verify([&pin.owner])?;
     let body = strict_json::from_slice(&verified.payload)
-        .map_err(|error| TrustError::Content { what: format!("cannot be read: {error}") })?;
+        .map_err(|error| TrustError::Content { what: format!("cannot be read: {}", brief(&error)) })?;
     Ok((body, verified.pae_sha256))
 }
 
