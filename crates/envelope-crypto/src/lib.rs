@@ -32,4 +32,4 @@ pub use recipients::{
     SecretKeyIdentity, SecretKeyRecipient,
 };
 pub use seal::{Compression, SealOptions, Sealer};
-pub use stream::{EnvelopeDecryptor, EnvelopeEncryptor, OpenOptions, OpenedEnvelope};
+pub use stream::{EnvelopeAuditor, EnvelopeDecryptor, EnvelopeEncryptor, OpenOptions, OpenedEnvelope};

@@ -3,8 +3,10 @@
 //! The async side gathers bytes and puts results in order; compressing, hashing and the cipher run
 //! in threads of their own, which never wait for input or output.
 
+mod audit;
 mod opening;
 mod sealing;
 
+pub use audit::EnvelopeAuditor;
 pub use opening::{EnvelopeDecryptor, OpenOptions, OpenedEnvelope};
 pub use sealing::EnvelopeEncryptor;

@@ -86,7 +86,7 @@ impl Decryptor for EnvelopeDecryptor {
     }
 }
 
-async fn read_head(sealed: &mut ByteStream<Sealed>) -> Result<(Head, Bytes)> {
+pub(super) async fn read_head(sealed: &mut ByteStream<Sealed>) -> Result<(Head, Bytes)> {
     let mut reader = HeadReader::default();
     while let Some(chunk) = sealed.next().await {
         let mut chunk = chunk?;
