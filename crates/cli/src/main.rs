@@ -1,2 +1,7 @@
-//! Work in progress.
-fn main() {}
+//! The `strongroom` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run(std::env::args_os())
+}

@@ -1,0 +1,198 @@
+//! `backup`: one source into the destination.
+
+use std::fmt::Write as _;
+
+use backup_core::pipeline::{self, BackedUp, BackupParts, BackupRequest};
+use backup_core::{BackupId, ErrorKind, Notice, RunStatus, SourceName};
+use clap::Args;
+use serde_json::json;
+
+use super::Surroundings;
+use crate::args::{DestinationArgs, ReadBackArgs, SealArgs, SecretArgs};
+use crate::failure::Outcome;
+use crate::repository::{Reading, Repository};
+use crate::settings::{Needs, Settings};
+use crate::source::{Source, SourceArgs};
+use crate::state::State;
+use crate::{host, keys, printer, wiring};
+
+/// Back up one source: a name of the configuration, a URL, `-` for stdin, or a command.
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    destination: DestinationArgs,
+    #[command(flatten)]
+    seal: SealArgs,
+    #[command(flatten)]
+    secrets: SecretArgs,
+    #[command(flatten)]
+    read_back: ReadBackArgs,
+}
+
+impl Backup {
+    /// Runs the command.
+    pub(crate) async fn run(self, mut around: Surroundings) -> Outcome {
+        let needs = Needs {
+            source: self.source.configured_name(),
+            destination: true,
+            recipients: true,
+            ..Needs::default()
+        };
+        let settings =
+            around.settings(&[&self.destination, &self.seal, &self.secrets, &self.read_back], needs)?;
+        let source = self.source.resolve(&settings)?;
+        let done = run(&around, &settings, &source).await?;
+        let (document, text) = told(&around, &settings, &done);
+        around.printer.result(&document, &text)
+    }
+}
+
+/// Makes one backup and tells whoever wants to know.
+///
+/// # Errors
+/// The first of any port.
+pub(crate) async fn run(around: &Surroundings, settings: &Settings, source: &Source) -> Outcome<BackedUp> {
+    let id = BackupId::random();
+    let outcome = attempt(around, settings, source, id).await;
+    if let Some(notifier) = wiring::notifier(settings) {
+        let notice = notice(around, &source.name, id, &outcome);
+        if let Err(error) = notifier.notify(&notice).await {
+            around.printer.warn(&format!("nobody was told of this run: {error}"));
+        }
+    }
+    outcome
+}
+
+async fn attempt(
+    around: &Surroundings,
+    settings: &Settings,
+    source: &Source,
+    id: BackupId,
+) -> Outcome<BackedUp> {
+    let Some(destination) = &settings.destination else {
+        return Err(backup_core::Error::bug("backup did not ask for a destination").into());
+    };
+    let recipients = keys::recipients(settings, &around.printer)?;
+    let place = wiring::place(destination, &around.env)?;
+    let state = State::open(&settings.state_dir)?;
+    let host = host::host_key(&state, &around.printer)?;
+    let (cx, bar) = around.watched();
+    let dumper = wiring::dumper(source)?;
+
+    // A database that is down is told before anything is made in the destination.
+    let probe = dumper.probe(&cx).await.map_err(|e| e.at(backup_core::Stage::Probe))?;
+    for warning in &probe.warnings {
+        around.printer.warn(warning);
+    }
+
+    let reading = Reading {
+        source: place.ports.source.as_ref(),
+        place: &place.name,
+        state: &state,
+        settings,
+        printer: &around.printer,
+    };
+    let repository = Repository::read_or_make(&cx, reading, place.ports.sink.as_ref(), &host).await?;
+    repository.check_host(&host, &source.name, &reading)?;
+    let _lock = state.lock_backup(&repository.id(), &source.name)?;
+
+    let parts = BackupParts {
+        dumper,
+        encryptor: wiring::encryptor(settings, recipients, probe.estimated_bytes)?,
+        sink: place.ports.sink.clone(),
+        reader: place.ports.source.clone(),
+        signer: std::sync::Arc::new(host),
+        ledger: std::sync::Arc::new(state.ledger()),
+        catalog: Some(std::sync::Arc::new(state.runs())),
+    };
+    let request = BackupRequest {
+        repository: repository.id(),
+        source: source.name.clone(),
+        id,
+        selection: source.selection.clone(),
+        estimate: probe.estimated_bytes,
+        read_back: settings.verify,
+    };
+    let done = pipeline::backup(&cx, &parts, request).await;
+    bar.done();
+    Ok(done?)
+}
+
+fn notice(around: &Surroundings, source: &SourceName, id: BackupId, outcome: &Outcome<BackedUp>) -> Notice {
+    let (status, message) = match outcome {
+        Ok(done) => (
+            RunStatus::Completed,
+            format!(
+                "{} stored as {}",
+                printer::bytes(done.manifest.source_len),
+                printer::bytes(done.manifest.object_len)
+            ),
+        ),
+        Err(failure) => {
+            let status = match failure.kind() {
+                ErrorKind::Cancelled => RunStatus::Cancelled,
+                _ => RunStatus::Failed,
+            };
+            (status, failure.for_a_person().trim_end().to_owned())
+        }
+    };
+    Notice { at: around.cx.now(), source: source.to_string(), id: id.to_string(), status, message }
+}
+
+fn told(around: &Surroundings, settings: &Settings, done: &BackedUp) -> (serde_json::Value, String) {
+    let m = &done.manifest;
+    let took = m.finished.duration_since(m.started);
+    let age = around.cx.now().duration_since(m.started).as_secs();
+    if !done.read_back {
+        around
+            .printer
+            .warn("the backup was not read back (--no-verify): whether the store kept it well is unknown");
+    }
+    let place = settings.destination.as_ref().map(|d| d.url.as_str()).unwrap_or_default();
+    let mut text = format!("completed {}\n", m.id);
+    let ratio = m.source_len as f64 / m.object_len.max(1) as f64;
+    let _ = writeln!(text, "source      {} (number {}) to {place}", m.source, m.seq);
+    let _ = writeln!(
+        text,
+        "size        {} stored as {} ({ratio:.2} to 1)",
+        printer::bytes(m.source_len),
+        printer::bytes(m.object_len)
+    );
+    let _ = writeln!(text, "took        {:.1} s, started {age} s ago", took.as_secs_f64());
+    let _ = writeln!(text, "verified    {}", if done.read_back { "read back, equal" } else { "no" });
+    for recipient in &m.recipients {
+        let key = recipient.key_id.map(|id| format!(" {id}")).unwrap_or_default();
+        let _ = writeln!(text, "recipient   {}{key}", recipient.kind);
+    }
+    let document = json!({
+        "completed": m.id, "read_back": done.read_back, "destination": place, "seconds": took.as_secs_f64(),
+        "backup": m, "report": done.report,
+    });
+    (document, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Failure;
+    use backup_core::Result;
+
+    #[test]
+    fn failures_of_every_kind_have_a_status() -> Result<()> {
+        let around = Surroundings {
+            cx: backup_core::Context::new(),
+            raw: crate::settings::RawArgs::default(),
+            env: crate::settings::Environment::default(),
+            printer: printer::Printer::new(false, true, false),
+        };
+        let name: SourceName = "orders".parse()?;
+        let cancelled = Err(Failure::from(backup_core::Error::cancelled("x")));
+        assert_eq!(notice(&around, &name, BackupId::random(), &cancelled).status, RunStatus::Cancelled);
+        let failed = Err(Failure::from(backup_core::Error::new(ErrorKind::Tool, "pg_dump", "exit 3")));
+        let notice = notice(&around, &name, BackupId::random(), &failed);
+        assert_eq!((notice.status, notice.message.as_str()), (RunStatus::Failed, "error: pg_dump: exit 3"));
+        Ok(())
+    }
+}

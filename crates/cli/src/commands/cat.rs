@@ -1,0 +1,60 @@
+//! `cat`: a backup's dump on stdout.
+
+use std::path::PathBuf;
+
+use backup_core::pipeline;
+use clap::Args;
+
+use super::Surroundings;
+use crate::args::{DestinationArgs, IdentityArgs, SecretArgs};
+use crate::failure::Outcome;
+use crate::output::Output;
+use crate::reading::{self, OriginArgs, Reader};
+use crate::settings::Needs;
+use crate::wiring;
+
+/// Write a backup's decrypted dump to stdout. Only exit code 0 says that it is whole.
+#[derive(Debug, Args)]
+pub(crate) struct Cat {
+    /// The backup: SOURCE@latest, SOURCE@ID or ID
+    backup: String,
+    /// A file instead of stdout; it is written only when it is whole
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replace the output file if it is there
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    destination: DestinationArgs,
+    #[command(flatten)]
+    identity: IdentityArgs,
+    #[command(flatten)]
+    secrets: SecretArgs,
+    #[command(flatten)]
+    origin: OriginArgs,
+}
+
+impl Cat {
+    /// Runs the command.
+    pub(crate) async fn run(self, mut around: Surroundings) -> Outcome {
+        let selector = reading::selector(&self.backup)?;
+        let needs = Needs {
+            source: selector.source().map(backup_core::SourceName::as_str),
+            destination: true,
+            identity: true,
+            ..Needs::default()
+        };
+        let settings = around.settings(&[&self.destination, &self.identity, &self.secrets], needs)?;
+        let output = Output::open(self.output.as_deref(), self.force)?;
+        let mut reader = Reader::open(&around, &settings, &self.origin).await?;
+        let at = reader.select(&around, &settings, &selector).await?;
+        let decryptor = reading::decryptor(&around, &settings)?;
+        let (cx, bar) = around.watched();
+        let source = reader.place.ports.source.as_ref();
+        let opened = pipeline::open(&cx, source, reader.trust.as_ref(), decryptor.as_ref(), &at).await?;
+        let len = opened.manifest.manifest().source_len;
+        let written = output.take(&cx, wiring::counted(&cx, Some(len), opened.dump.bytes)).await;
+        bar.done();
+        written.map(drop)
+    }
+}

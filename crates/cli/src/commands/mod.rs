@@ -1,0 +1,78 @@
+//! The commands, one file each.
+
+pub(crate) mod backup;
+pub(crate) mod cat;
+pub(crate) mod config;
+pub(crate) mod keygen;
+pub(crate) mod list;
+pub(crate) mod open;
+pub(crate) mod quickstart;
+pub(crate) mod restore;
+pub(crate) mod seal;
+pub(crate) mod show;
+pub(crate) mod trust;
+pub(crate) mod verify;
+
+use std::sync::Arc;
+
+use backup_core::Context;
+
+use crate::args::{Command, Sets};
+use crate::failure::{Failure, Outcome};
+use crate::printer::Printer;
+use crate::progress::Bar;
+use crate::settings::{Environment, Needs, RawArgs, Settings};
+
+/// What every command is given.
+pub(crate) struct Surroundings {
+    /// Cancelling and the time.
+    pub(crate) cx: Context,
+    /// The command line.
+    pub(crate) raw: RawArgs,
+    /// The environment.
+    pub(crate) env: Environment,
+    /// How to speak.
+    pub(crate) printer: Printer,
+}
+
+impl Surroundings {
+    /// Resolves the settings of a command from its flags and everything below them.
+    pub(crate) fn settings(&mut self, flags: &[&dyn Sets], needs: Needs<'_>) -> Outcome<Settings> {
+        for flags in flags {
+            flags.set(&mut self.raw);
+        }
+        let settings = Settings::load(&self.raw, &self.env, needs).map_err(Failure::Settings)?;
+        self.printer.adopt(settings.json, settings.quiet, settings.verbose);
+        for warning in &settings.warnings {
+            self.printer.warn(warning);
+        }
+        if let Some(file) = &settings.file {
+            self.printer.detail(&format!("configuration: {}", file.display()));
+        }
+        Ok(settings)
+    }
+
+    /// The context with a bar on the terminal, and the bar.
+    pub(crate) fn watched(&self) -> (Context, Arc<Bar>) {
+        let bar = Arc::new(Bar::new(&self.printer));
+        (self.cx.clone().with_progress(bar.clone()), bar)
+    }
+}
+
+/// Runs one command.
+pub(crate) async fn run(command: Command, around: Surroundings) -> Outcome {
+    match command {
+        Command::Keygen(command) => command.run(around),
+        Command::Seal(command) => command.run(around).await,
+        Command::Open(command) => command.run(around).await,
+        Command::Backup(command) => command.run(around).await,
+        Command::List(command) => command.run(around).await,
+        Command::Show(command) => command.run(around).await,
+        Command::Verify(command) => command.run(around).await,
+        Command::Restore(command) => command.run(around).await,
+        Command::Cat(command) => command.run(around).await,
+        Command::Quickstart(command) => command.run(around).await,
+        Command::Trust(command) => command.run(around).await,
+        Command::Config(command) => command.run(around),
+    }
+}

@@ -1,0 +1,51 @@
+//! `open`: an envelope into its plaintext, with a key and nothing else.
+
+use std::path::PathBuf;
+
+use backup_core::{Expected, Opening};
+use clap::Args;
+
+use super::Surroundings;
+use crate::args::{IdentityArgs, SecretArgs};
+use crate::failure::Outcome;
+use crate::input::Input;
+use crate::output::Output;
+use crate::settings::Needs;
+use crate::{printer, reading, wiring};
+
+/// Decrypt a file or stdin. On stdout, only exit code 0 says that the output is whole; a file is
+/// written only when it is.
+#[derive(Debug, Args)]
+pub(crate) struct Open {
+    /// The file to open; stdin if it is left out or `-`
+    file: Option<PathBuf>,
+    /// The file to write; stdout if it is left out or `-`
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replace the output file if it is there
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    identity: IdentityArgs,
+    #[command(flatten)]
+    secrets: SecretArgs,
+}
+
+impl Open {
+    /// Runs the command.
+    pub(crate) async fn run(self, mut around: Surroundings) -> Outcome {
+        let needs = Needs { identity: true, ..Needs::default() };
+        let settings = around.settings(&[&self.identity, &self.secrets], needs)?;
+        let input = Input::open(self.file.as_deref())?;
+        let output = Output::open(self.output.as_deref(), self.force)?;
+        let decryptor = reading::decryptor(&around, &settings)?;
+        let (cx, bar) = around.watched();
+        let opening = Opening { sealed: input.sealed(), expected: Expected::default() };
+        let opened = decryptor.open(opening).await?;
+        let written = output.take(&cx, wiring::counted(&cx, None, opened.bytes)).await;
+        bar.done();
+        let bytes = written?;
+        around.printer.say(&format!("intact, origin unknown: {}", printer::bytes(bytes)));
+        Ok(())
+    }
+}

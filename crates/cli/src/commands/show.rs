@@ -1,0 +1,85 @@
+//! `show`: what the signed manifest says of one backup.
+
+use std::fmt::Write as _;
+
+use backup_core::{VouchedManifest, pipeline};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::Surroundings;
+use crate::args::DestinationArgs;
+use crate::failure::{Failure, Outcome};
+use crate::printer;
+use crate::reading::{self, OriginArgs, Reader};
+use crate::settings::Needs;
+
+/// Show what is known of one backup.
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// The backup: SOURCE@latest, SOURCE@ID or ID
+    backup: String,
+    #[command(flatten)]
+    destination: DestinationArgs,
+    #[command(flatten)]
+    origin: OriginArgs,
+}
+
+impl Show {
+    /// Runs the command.
+    pub(crate) async fn run(self, mut around: Surroundings) -> Outcome {
+        let selector = reading::selector(&self.backup)?;
+        let needs = Needs {
+            source: selector.source().map(backup_core::SourceName::as_str),
+            destination: true,
+            ..Needs::default()
+        };
+        let settings = around.settings(&[&self.destination], needs)?;
+        let mut reader = Reader::open(&around, &settings, &self.origin).await?;
+        let at = reader.select(&around, &settings, &selector).await?;
+        let source = reader.place.ports.source.as_ref();
+        let listed = pipeline::list(source, reader.trust.as_ref(), Some(&at.source)).await?;
+        let entry = listed.into_iter().find(|entry| entry.at == at).ok_or_else(|| {
+            backup_core::Error::new(backup_core::ErrorKind::NotFound, at.to_string(), "not found")
+                .with_hint("`strongroom list` shows what is there")
+        })?;
+        let vouched = entry.manifest.map_err(Failure::from)?;
+        let text = human(&vouched, around.cx.now());
+        around.printer.result(&document(&vouched), &text)
+    }
+}
+
+/// A manifest for a program.
+pub(crate) fn document(vouched: &VouchedManifest) -> Value {
+    let mut document = json!(vouched.manifest());
+    if let Value::Object(members) = &mut document {
+        members.insert("signer".to_owned(), json!(reading::origin(vouched)));
+        members.insert("manifest_sha256".to_owned(), json!(vouched.pae_sha256()));
+    }
+    document
+}
+
+/// A manifest for a person.
+pub(crate) fn human(vouched: &VouchedManifest, now: jiff::Timestamp) -> String {
+    let m = vouched.manifest();
+    let mut text = String::new();
+    let mut row = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:12}{value}");
+    };
+    row("backup", m.id.to_string());
+    row("source", format!("{} (number {})", m.source, m.seq));
+    row("started", format!("{} ({} ago)", m.started, reading::age(m, now)));
+    row("took", printer::duration(m.finished.duration_since(m.started).as_secs()));
+    row("size", format!("{} of {}", printer::bytes(m.object_len), printer::bytes(m.source_len)));
+    row("format", format!("{} ({})", m.format, m.engine));
+    for (what, version) in &m.versions {
+        row("version", format!("{what} {version}"));
+    }
+    for recipient in &m.recipients {
+        let key = recipient.key_id.map(|id| format!(" {id}")).unwrap_or_default();
+        row("recipient", format!("{}{key}", recipient.kind));
+    }
+    row("signer", reading::origin(vouched));
+    row("sha256", m.sha256.to_string());
+    row("repository", m.repository.to_string());
+    text
+}

@@ -1,0 +1,119 @@
+//! From names and files of keys to recipients and identities.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use backup_core::{Error, ErrorKind, Result};
+use envelope_crypto::keys::{
+    Passphrase, RsaPrivateKey, RsaPublicKey, SecretKey, needs_passphrase, read_key_file,
+};
+use envelope_crypto::recipients::{
+    Identity, NoneRecipient, PassphraseIdentity, PassphraseRecipient, Recipient, RsaIdentity, RsaRecipient,
+    SecretKeyIdentity, SecretKeyRecipient,
+};
+use envelope_crypto::sign::SigningKey;
+
+use crate::printer::Printer;
+use crate::secrets;
+use crate::settings::{KeyName, PassphraseFrom, Settings};
+
+/// Who can open what is sealed.
+///
+/// # Errors
+/// Those of the key files and of the secrets.
+pub(crate) fn recipients(settings: &Settings, printer: &Printer) -> Result<Vec<Arc<dyn Recipient>>> {
+    if settings.no_encryption {
+        printer.warn("NO ENCRYPTION: everyone who can read the result can read the data");
+        return Ok(vec![Arc::new(NoneRecipient)]);
+    }
+    let mut recipients: Vec<Arc<dyn Recipient>> = Vec::new();
+    for name in &settings.recipients {
+        let recipient: Arc<dyn Recipient> = match name {
+            KeyName::File(path) => Arc::new(rsa_recipient(path)?),
+            KeyName::Passphrase => {
+                let text = secrets::new_passphrase(&settings.passphrase, "the backup")?;
+                let recipient = PassphraseRecipient::new(&text);
+                Arc::new(recipient.map_err(|e| Error::new(ErrorKind::Config, "passphrase", e.to_string()))?)
+            }
+            KeyName::SecretKey => Arc::new(SecretKeyRecipient::from_bytes(secret_key(settings)?)),
+        };
+        // One key named twice is one recipient.
+        if !recipients.iter().any(|r| r.describe() == recipient.describe()) {
+            recipients.push(recipient);
+        }
+    }
+    Ok(recipients)
+}
+
+/// What opens backups.
+///
+/// # Errors
+/// Those of the key files and of the secrets.
+pub(crate) fn identities(settings: &Settings, printer: &Printer) -> Result<Vec<Arc<dyn Identity>>> {
+    let mut identities: Vec<Arc<dyn Identity>> = Vec::new();
+    for name in &settings.identities {
+        identities.push(match name {
+            KeyName::File(path) => Arc::new(rsa_identity(path, &settings.passphrase, printer)?),
+            KeyName::Passphrase => {
+                let text = secrets::passphrase(&settings.passphrase, "the backup")?;
+                let identity = PassphraseIdentity::new(&text);
+                Arc::new(identity.map_err(|e| Error::new(ErrorKind::Config, "passphrase", e.to_string()))?)
+            }
+            KeyName::SecretKey => Arc::new(SecretKeyIdentity::from_bytes(secret_key(settings)?)),
+        });
+    }
+    Ok(identities)
+}
+
+/// The passphrase, as a key derivation takes it.
+pub(crate) fn passphrase(from: &PassphraseFrom, what: &str) -> Result<Passphrase> {
+    let text = secrets::passphrase(from, what)?;
+    Passphrase::new(text.as_bytes()).map_err(|e| e.about("passphrase"))
+}
+
+/// A private key that signs, from a file.
+pub(crate) fn signing_key(path: &Path, from: &PassphraseFrom, printer: &Printer) -> Result<SigningKey> {
+    let about = |e: envelope_crypto::keys::KeyError| e.about(path.display().to_string());
+    let file = read_key_file(path).map_err(about)?;
+    if let Some(warning) = &file.warning {
+        printer.warn(&warning.to_string());
+    }
+    let passphrase = match needs_passphrase(&file.contents).map_err(about)? {
+        true => Some(passphrase(from, &path.display().to_string())?),
+        false => None,
+    };
+    SigningKey::from_pem(&file.contents, passphrase.as_ref()).map_err(about)
+}
+
+fn rsa_recipient(path: &Path) -> Result<RsaRecipient> {
+    let subject = path.display().to_string();
+    let file = read_key_file(path).map_err(|e| e.about(&subject))?;
+    let key = RsaPublicKey::from_pem(&file.contents).map_err(|e| e.about(&subject))?;
+    RsaRecipient::from_public(key.as_rsa().clone())
+        .map_err(|e| Error::new(ErrorKind::Config, subject, e.to_string()))
+}
+
+fn rsa_identity(path: &Path, from: &PassphraseFrom, printer: &Printer) -> Result<RsaIdentity> {
+    let subject = path.display().to_string();
+    let file = read_key_file(path).map_err(|e| e.about(&subject))?;
+    if let Some(warning) = &file.warning {
+        printer.warn(&warning.to_string());
+    }
+    let passphrase = match needs_passphrase(&file.contents).map_err(|e| e.about(&subject))? {
+        true => Some(passphrase(from, &subject)?),
+        false => None,
+    };
+    let key = RsaPrivateKey::from_pem(&file.contents, passphrase.as_ref()).map_err(|e| e.about(&subject))?;
+    RsaIdentity::from_private(key.as_rsa().clone())
+        .map_err(|e| Error::new(ErrorKind::Config, subject, e.to_string()))
+}
+
+fn secret_key(settings: &Settings) -> Result<zeroize::Zeroizing<[u8; 32]>> {
+    let Some(from) = &settings.secret_key else {
+        return Err(Error::new(ErrorKind::Config, "secret key", "not given")
+            .with_hint("pass --secret-key-file F, or set STRONGROOM_ENCRYPTION_KEY or ENCRYPTION_KEY"));
+    };
+    let text = secrets::secret_key(from)?;
+    let key = SecretKey::from_base64(text.as_bytes()).map_err(|e| e.about("secret key"))?;
+    Ok(zeroize::Zeroizing::new(*key.as_bytes()))
+}

@@ -1,0 +1,91 @@
+//! The `strongroom` command: flags, settings, wiring and words. What a backup is, is decided in
+//! `backup_core`; this crate chooses the implementations (in one file, `wiring`) and talks to people.
+
+mod args;
+mod commands;
+mod exit;
+mod failure;
+mod host;
+mod input;
+mod keys;
+mod output;
+mod printer;
+mod progress;
+mod reading;
+mod repository;
+mod secrets;
+mod selector;
+mod settings;
+mod signals;
+mod source;
+mod state;
+mod terminal;
+mod wiring;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use backup_core::{CancelToken, Context, Error};
+use clap::Parser as _;
+
+use args::{Cli, Command, Sets as _};
+use failure::Outcome;
+use printer::Printer;
+use settings::{Environment, RawArgs};
+
+/// Runs one command to its end and answers its exit code; the first argument is the program's name.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        // Help and version are answers, anything else is a mistake on the command line.
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    let mut raw = RawArgs::default();
+    cli.global.set(&mut raw);
+    let env = Environment::of_process();
+    let printer = early_printer(&raw, &env);
+    let outcome = start(cli.command, raw, env, &printer);
+    exit::code(outcome, &printer)
+}
+
+/// Reads the text of a configuration file as the command would, and answers every problem; for
+/// fuzzing and for checking files before they are shipped.
+#[must_use]
+pub fn configuration_problems(path: &std::path::Path, text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    settings::File::parse(path, text, &mut problems);
+    problems.iter().map(ToString::to_string).collect()
+}
+
+/// Speaks until the settings are understood; obeys flags and variables, not the file.
+fn early_printer(raw: &RawArgs, env: &Environment) -> Printer {
+    let on = |key, variable| match (raw.values.get(key), env.get(variable)) {
+        (Some(settings::Value::Text(text)), _) => text == "true",
+        (None, Some(text)) => matches!(text, "true" | "1" | "yes" | "on"),
+        _ => false,
+    };
+    Printer::new(
+        on("output.json", "STRONGROOM_JSON"),
+        on("output.quiet", "STRONGROOM_QUIET"),
+        on("output.verbose", "STRONGROOM_VERBOSE"),
+    )
+}
+
+fn start(command: Command, raw: RawArgs, env: Environment, printer: &Printer) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::bug(format!("the runtime could not be started: {e}")))?;
+    let cancel = CancelToken::new();
+    let cx = Context::new().with_cancel(cancel.clone());
+    let outcome = runtime.block_on(async {
+        signals::watch(cancel, printer.clone());
+        commands::run(command, commands::Surroundings { cx, raw, env, printer: printer.clone() }).await
+    });
+    // A blocking thread that waits for a terminal or a pipe must not keep the process alive.
+    runtime.shutdown_background();
+    outcome
+}

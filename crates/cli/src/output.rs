@@ -1,0 +1,172 @@
+//! Where a command's bytes go: a file that appears only when it is whole, or stdout.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal as _, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use backup_core::{ByteStream, Context, Error, ErrorKind, Result};
+
+use crate::failure::{Failure, Outcome, io_error};
+use crate::state::durable::sync_folder;
+
+/// A file under a temporary name, or stdout. Dropped without [`Output::finish`] it leaves no file.
+#[derive(Debug)]
+pub(crate) struct Output {
+    inner: Inner,
+}
+
+#[derive(Debug)]
+enum Inner {
+    File { file: File, temporary: PathBuf, path: PathBuf, force: bool },
+    Stdout,
+}
+
+impl Output {
+    /// The file at `path` (`-` and `None` are stdout). `force` replaces a file that is there.
+    ///
+    /// # Errors
+    /// `Conflict` when the file is there, `Config` when binary would go to a terminal.
+    pub(crate) fn open(path: Option<&Path>, force: bool) -> Result<Self> {
+        let Some(path) = path.filter(|path| *path != Path::new("-")) else {
+            if io::stdout().is_terminal() {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    "standard output",
+                    "binary data would go to the terminal",
+                )
+                .with_hint("redirect it, pipe it on, or name a file with -o"));
+            }
+            return Ok(Self { inner: Inner::Stdout });
+        };
+        match path.symlink_metadata() {
+            Ok(_) if !force => return Err(exists(path)),
+            // Replacing a device, a pipe or a link is never what --force means.
+            Ok(meta) if !meta.is_file() => {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    path.display().to_string(),
+                    "not a regular file",
+                )
+                .with_hint("leave out -o and redirect standard output instead"));
+            }
+            _ => {}
+        }
+        let name = path.file_name().ok_or_else(|| {
+            Error::new(ErrorKind::Config, path.display().to_string(), "not the name of a file")
+                .with_hint("name a file with -o")
+        })?;
+        let temporary =
+            path.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)
+            .map_err(|e| io_error(path, "create", e))?;
+        Ok(Self { inner: Inner::File { file, temporary, path: path.to_owned(), force } })
+    }
+
+    /// Writes every chunk to the clean end and publishes; answers the number of bytes. On any error
+    /// no file appears, and what went to stdout is not whole.
+    pub(crate) async fn take<Kind>(mut self, cx: &Context, mut bytes: ByteStream<Kind>) -> Outcome<u64> {
+        let mut total = 0;
+        while let Some(chunk) = bytes.next().await {
+            let chunk = chunk?;
+            self.write(&chunk)?;
+            total += chunk.len() as u64;
+            cx.check("writing the output")?;
+        }
+        self.finish()?;
+        Ok(total)
+    }
+
+    fn write(&mut self, chunk: &[u8]) -> Outcome {
+        // Blocking: the pipe or disk is the only thing this process waits for, and the sealing or
+        // opening workers have threads of their own.
+        let (written, path) = match &mut self.inner {
+            Inner::File { file, path, .. } => (file.write_all(chunk), path.as_path()),
+            Inner::Stdout => (io::stdout().write_all(chunk), Path::new("standard output")),
+        };
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ClosedPipe),
+            Err(error) => Err(io_error(path, "write", error).into()),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn finish(mut self) -> Outcome {
+        let Inner::File { file, temporary, path, force } = &mut self.inner else {
+            return match io::stdout().flush() {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ClosedPipe),
+                Err(error) => Err(io_error("standard output".as_ref(), "write", error).into()),
+                Ok(()) => Ok(()),
+            };
+        };
+        let published = file.sync_all().and_then(|()| {
+            if *force {
+                std::fs::rename(&*temporary, &*path)?;
+            } else {
+                // Unlike a rename, a link never replaces what appeared meanwhile.
+                std::fs::hard_link(&*temporary, &*path)?;
+            }
+            sync_folder(path)
+        });
+        published.map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => exists(path),
+            _ => io_error(path, "write", e),
+        })?;
+        Ok(())
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if let Inner::File { temporary, .. } = &self.inner {
+            // Gone already after a rename.
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
+}
+
+fn exists(path: &Path) -> Error {
+    Error::new(ErrorKind::Conflict, path.display().to_string(), "is there already and is not replaced")
+        .with_hint("choose another name, or pass --force to replace it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn names(folder: &Path) -> Vec<String> {
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_fails_leaves_no_file_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let items = vec![Ok(Bytes::from_static(b"a")), Err(Error::new(ErrorKind::Integrity, "x", "bad"))];
+        let output = Output::open(Some(&path), false).unwrap();
+        let failure = output.take(&Context::new(), ByteStream::new(futures::stream::iter(items))).await;
+        assert_eq!(failure.unwrap_err().kind(), ErrorKind::Integrity);
+        assert_eq!(names(folder.path()), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_file_is_replaced_only_by_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let cx = Context::new();
+        let first = Output::open(Some(&path), false).unwrap();
+        let racing = Output::open(Some(&folder.path().join("other")), false).unwrap();
+        assert_eq!(first.take(&cx, ByteStream::once("one")).await.unwrap(), 3);
+        assert_eq!(racing.take(&cx, ByteStream::once("two")).await.unwrap(), 3);
+        assert_eq!(Output::open(Some(&path), false).unwrap_err().kind(), ErrorKind::Conflict);
+        let forced = Output::open(Some(&path), true).unwrap();
+        forced.take(&cx, ByteStream::once("three")).await.unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"three");
+        assert_eq!(names(folder.path()).len(), 2);
+    }
+}

@@ -1,0 +1,152 @@
+//! Data to stdout, talk to stderr; one place decides who hears what.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::MultiProgress;
+use serde_json::Value;
+
+use crate::failure::{Failure, Outcome, io_error};
+
+/// How a command speaks. Cheap to clone; all clones obey one set of wishes.
+#[derive(Debug, Clone)]
+pub(crate) struct Printer {
+    wishes: Arc<Wishes>,
+    bars: MultiProgress,
+}
+
+#[derive(Debug)]
+struct Wishes {
+    json: AtomicBool,
+    quiet: AtomicBool,
+    verbose: AtomicBool,
+}
+
+impl Printer {
+    /// A printer with these wishes.
+    pub(crate) fn new(json: bool, quiet: bool, verbose: bool) -> Self {
+        let wishes = Wishes {
+            json: AtomicBool::new(json),
+            quiet: AtomicBool::new(quiet),
+            verbose: AtomicBool::new(verbose),
+        };
+        Self { wishes: Arc::new(wishes), bars: MultiProgress::new() }
+    }
+
+    /// Takes on the wishes of the settings, once these are understood.
+    pub(crate) fn adopt(&self, json: bool, quiet: bool, verbose: bool) {
+        self.wishes.json.store(json, Ordering::Relaxed);
+        self.wishes.quiet.store(quiet, Ordering::Relaxed);
+        self.wishes.verbose.store(verbose, Ordering::Relaxed);
+    }
+
+    /// Whether results are JSON.
+    pub(crate) fn json(&self) -> bool {
+        self.wishes.json.load(Ordering::Relaxed)
+    }
+
+    fn quiet(&self) -> bool {
+        self.wishes.quiet.load(Ordering::Relaxed)
+    }
+
+    /// Where bars are drawn, if anybody would see them.
+    pub(crate) fn bars(&self) -> Option<&MultiProgress> {
+        (!self.quiet() && !self.json() && io::stderr().is_terminal()).then_some(&self.bars)
+    }
+
+    /// Says something on stderr, unless told to be quiet.
+    pub(crate) fn say(&self, text: &str) {
+        if !self.quiet() {
+            self.stderr(text);
+        }
+    }
+
+    /// Says more on stderr, when asked to.
+    pub(crate) fn detail(&self, text: &str) {
+        if self.wishes.verbose.load(Ordering::Relaxed) && !self.quiet() {
+            self.stderr(text);
+        }
+    }
+
+    /// Warns on stderr, always.
+    pub(crate) fn warn(&self, text: &str) {
+        self.stderr(&format!("warning: {text}"));
+    }
+
+    /// Tells how the command failed, on stderr.
+    pub(crate) fn failed(&self, failure: &Failure) {
+        if matches!(failure, Failure::ClosedPipe) {
+            return;
+        }
+        if self.json() {
+            self.stderr(&failure.for_a_program().to_string());
+        } else {
+            self.stderr(failure.for_a_person().trim_end());
+        }
+    }
+
+    /// Prints a result on stdout: the JSON document or the text.
+    ///
+    /// # Errors
+    /// `ClosedPipe` when nobody reads any more.
+    pub(crate) fn result(&self, json: &Value, text: &str) -> Outcome {
+        let document = if self.json() { format!("{json:#}") } else { text.trim_end().to_owned() };
+        write_stdout(&document)
+    }
+
+    fn stderr(&self, text: &str) {
+        // Nothing can be done about a closed stderr.
+        self.bars.suspend(|| {
+            let _ = writeln!(io::stderr(), "{text}");
+        });
+    }
+}
+
+/// Writes a line or more to stdout.
+pub(crate) fn write_stdout(text: &str) -> Outcome {
+    let mut out = io::stdout().lock();
+    let written =
+        if text.is_empty() { out.flush() } else { writeln!(out, "{text}").and_then(|()| out.flush()) };
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ClosedPipe),
+        Err(error) => Err(io_error("standard output".as_ref(), "write", error).into()),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Bytes for a person: three digits and a binary unit.
+pub(crate) fn bytes(count: u64) -> String {
+    indicatif::BinaryBytes(count).to_string()
+}
+
+/// A length of time for a person.
+pub(crate) fn duration(seconds: i64) -> String {
+    match seconds {
+        ..0 => "in the future".to_owned(),
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        7200..=172_799 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        let table = [
+            (-5, "in the future"),
+            (0, "0 s"),
+            (119, "119 s"),
+            (120, "2 min"),
+            (7200, "2 h"),
+            (172_800, "2 days"),
+        ];
+        for (seconds, text) in table {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What every command that reads backups does first: settings, place, trust, selection.
+
+use std::sync::Arc;
+
+use backup_core::pipeline::Listed;
+use backup_core::{BackupRef, Decryptor, Manifest, Origin, Trust, VouchedManifest};
+use clap::Args;
+use envelope_crypto::trust::UnsignedOrigin;
+
+use crate::commands::Surroundings;
+use crate::failure::{Failure, Outcome};
+use crate::repository::{Reading, Repository};
+use crate::selector::Selector;
+use crate::settings::Settings;
+use crate::state::State;
+use crate::wiring::{self, Place};
+use crate::{keys, printer};
+
+/// Whether backups that nobody vouches for are read.
+#[derive(Debug, Default, Args)]
+pub(crate) struct OriginArgs {
+    /// Read backups without asking who made them; they are intact, their origin is unknown
+    #[arg(long)]
+    pub(crate) unsigned_origin: bool,
+}
+
+/// An opened place and whom to believe there.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    /// The destination.
+    pub(crate) place: Place,
+    /// Says who is believed.
+    pub(crate) trust: Arc<dyn Trust>,
+    /// The repository; `None` when origins are not asked for.
+    pub(crate) repository: Option<Repository>,
+    /// This machine's memory.
+    pub(crate) state: State,
+}
+
+impl Reader {
+    /// Opens the destination of the settings.
+    ///
+    /// # Errors
+    /// Those of the place and of [`Repository::read`].
+    pub(crate) async fn open(
+        around: &Surroundings,
+        settings: &Settings,
+        origin: &OriginArgs,
+    ) -> Outcome<Self> {
+        let Some(destination) = &settings.destination else {
+            return Err(backup_core::Error::bug("a command that reads did not ask for a destination").into());
+        };
+        let place = wiring::place(destination, &around.env)?;
+        let state = State::open(&settings.state_dir)?;
+        if origin.unsigned_origin {
+            around.printer.warn("--unsigned-origin: nobody vouches for where these backups come from");
+            return Ok(Self { place, trust: Arc::new(UnsignedOrigin), repository: None, state });
+        }
+        let reading = Reading {
+            source: place.ports.source.as_ref(),
+            place: &place.name,
+            state: &state,
+            settings,
+            printer: &around.printer,
+        };
+        let repository = Repository::read(reading).await?;
+        let trust = Arc::new(repository.trust.clone());
+        Ok(Self { place, trust, repository: Some(repository), state })
+    }
+
+    /// Finds a backup; `latest` of a place that went back in time is refused.
+    ///
+    /// # Errors
+    /// `NotFound`; `Integrity` for a listing that is older than what this machine has seen.
+    pub(crate) async fn select(
+        &mut self,
+        around: &Surroundings,
+        settings: &Settings,
+        selector: &Selector,
+    ) -> Outcome<BackupRef> {
+        let (at, listed) = selector.find(self.place.ports.source.as_ref(), self.trust.as_ref()).await?;
+        if let Selector::Latest(_) = selector {
+            let wrong = self.compare(around, settings, &listed, selector)?;
+            if !wrong.is_empty() {
+                return Err(Failure::from(
+                    backup_core::Error::new(
+                        backup_core::ErrorKind::Integrity,
+                        selector.to_string(),
+                        format!("this is not the newest that was made: {}", wrong.join("; ")),
+                    )
+                    .with_hint("backups were removed or replaced; look with `strongroom list`, then name one by its id"),
+                ));
+            }
+            around.printer.say(&format!("{selector} is {}", at.id));
+        }
+        Ok(at)
+    }
+
+    /// Compares a listing with this machine's memory.
+    pub(crate) fn compare(
+        &mut self,
+        around: &Surroundings,
+        settings: &Settings,
+        listed: &[Listed],
+        selector: &Selector,
+    ) -> Outcome<Vec<String>> {
+        self.compare_listing(around, settings, listed, selector.source())
+    }
+
+    /// As [`Reader::compare`], for a listing of one source or of all.
+    pub(crate) fn compare_listing(
+        &mut self,
+        around: &Surroundings,
+        settings: &Settings,
+        listed: &[Listed],
+        only: Option<&backup_core::SourceName>,
+    ) -> Outcome<Vec<String>> {
+        let reading = Reading {
+            source: self.place.ports.source.as_ref(),
+            place: &self.place.name,
+            state: &self.state,
+            settings,
+            printer: &around.printer,
+        };
+        match &mut self.repository {
+            Some(repository) => {
+                let believed = listed.iter().filter_map(|l| l.manifest.as_ref().ok());
+                Ok(repository.compare(believed, only, &reading)?)
+            }
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
+/// The private side, asked for only after everything that needs no key was checked.
+///
+/// # Errors
+/// Those of the key files.
+pub(crate) fn decryptor(around: &Surroundings, settings: &Settings) -> Outcome<Arc<dyn Decryptor>> {
+    Ok(wiring::decryptor(settings, keys::identities(settings, &around.printer)?))
+}
+
+/// A backup selector from the command line.
+///
+/// # Errors
+/// `Config` for any other text.
+pub(crate) fn selector(text: &str) -> Outcome<Selector> {
+    text.parse().map_err(|what: String| {
+        Failure::usage("argument SOURCE@latest|ID", what, "`strongroom list` shows sources and ids")
+    })
+}
+
+/// How old a backup is, for a person.
+pub(crate) fn age(manifest: &Manifest, now: jiff::Timestamp) -> String {
+    printer::duration(now.duration_since(manifest.started).as_secs())
+}
+
+/// Who signed, for a person and a program.
+pub(crate) fn origin(vouched: &VouchedManifest) -> String {
+    match vouched.origin() {
+        Origin::Trusted { signer } => signer.to_string(),
+        Origin::Unknown => "unknown".to_owned(),
+    }
+}

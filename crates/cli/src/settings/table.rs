@@ -1,0 +1,257 @@
+//! Every setting, declared once: its key, flag, variable, default and meaning.
+
+/// The shape of a setting's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Any text.
+    Text,
+    /// A path; relative to the working directory on the command line and in the environment,
+    /// relative to the file that names it in a file.
+    Path,
+    /// `true` or `false`.
+    Switch,
+    /// A whole number.
+    Number,
+    /// Several texts; `:` separates them in a variable.
+    List,
+}
+
+impl Kind {
+    /// The name used in the reference and in messages.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Path => "path",
+            Self::Switch => "true or false",
+            Self::Number => "number",
+            Self::List => "list of texts",
+        }
+    }
+}
+
+/// One setting that a flag, a variable and a key of the file can set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting {
+    /// Where it stands in the file.
+    pub(crate) key: &'static str,
+    /// How the command line sets it.
+    pub(crate) flag: &'static str,
+    /// How the environment sets it.
+    pub(crate) variable: &'static str,
+    /// What it takes.
+    pub(crate) kind: Kind,
+    /// What holds when nobody sets it, for a person.
+    pub(crate) default: &'static str,
+    /// What it means.
+    pub(crate) doc: &'static str,
+}
+
+const fn setting(
+    key: &'static str,
+    flag: &'static str,
+    variable: &'static str,
+    kind: Kind,
+    default: &'static str,
+    doc: &'static str,
+) -> Setting {
+    Setting { key, flag, variable, kind, default, doc }
+}
+
+/// All of them, in the order of the reference.
+pub(crate) const SETTINGS: &[Setting] = &[
+    setting(
+        "destination",
+        "--destination",
+        "STRONGROOM_DESTINATION",
+        Kind::Text,
+        "none",
+        "Where backups are kept: the name of a [destinations] table or a URL.",
+    ),
+    setting(
+        "compression",
+        "--compression",
+        "STRONGROOM_COMPRESSION",
+        Kind::Text,
+        "zstd:3",
+        "`none`, `zstd` or `zstd:LEVEL` with a level from 1 to 22.",
+    ),
+    setting(
+        "workers",
+        "--workers",
+        "STRONGROOM_WORKERS",
+        Kind::Number,
+        "one for each core",
+        "How many threads compress and encrypt, 1 to 64.",
+    ),
+    setting(
+        "verify",
+        "--verify",
+        "STRONGROOM_VERIFY",
+        Kind::Switch,
+        "true",
+        "Read a new backup back before it is called completed. `--no-verify` is the same as `--verify=false`.",
+    ),
+    setting(
+        "state_dir",
+        "--state-dir",
+        "STRONGROOM_STATE_DIR",
+        Kind::Path,
+        "$XDG_STATE_HOME/strongroom or ~/.local/state/strongroom; /var/lib/strongroom for root",
+        "This machine's memory: its key, pinned repositories, the log of runs.",
+    ),
+    setting(
+        "keys.recipients",
+        "--recipient",
+        "STRONGROOM_RECIPIENTS",
+        Kind::List,
+        "none",
+        "Who can open new backups: public key files, names of [recipients], `passphrase` or `secret-key`.",
+    ),
+    setting(
+        "keys.identities",
+        "--identity",
+        "STRONGROOM_IDENTITY",
+        Kind::List,
+        "none",
+        "Private key files that open backups.",
+    ),
+    setting(
+        "keys.passphrase_file",
+        "--passphrase-file",
+        "STRONGROOM_PASSPHRASE_FILE",
+        Kind::Path,
+        "none; STRONGROOM_PASSPHRASE, then a prompt on the terminal",
+        "The file that holds the passphrase; one final newline is not part of it.",
+    ),
+    setting(
+        "keys.secret_key_file",
+        "--secret-key-file",
+        "STRONGROOM_ENCRYPTION_KEY_FILE",
+        Kind::Path,
+        "none; STRONGROOM_ENCRYPTION_KEY, then ENCRYPTION_KEY",
+        "The file that holds a 256-bit key in base64, as from `openssl rand -base64 32`.",
+    ),
+    setting(
+        "keys.allow_symmetric",
+        "--allow-symmetric",
+        "STRONGROOM_ALLOW_SYMMETRIC",
+        Kind::Switch,
+        "false",
+        "Allow passphrase and secret-key recipients: the machine that backs up can then read its backups.",
+    ),
+    setting(
+        "keys.no_encryption",
+        "--no-encryption",
+        "STRONGROOM_NO_ENCRYPTION",
+        Kind::Switch,
+        "false",
+        "Store backups that anyone who can read the destination can read.",
+    ),
+    setting(
+        "trust.owner",
+        "--owner",
+        "STRONGROOM_OWNER",
+        Kind::Text,
+        "pinned at the first use on this machine",
+        "The public key of the repository's owner, as the recovery sheet shows it: `ed25519:...`.",
+    ),
+    setting(
+        "trust.repository",
+        "--repository",
+        "STRONGROOM_REPOSITORY",
+        Kind::Text,
+        "pinned at the first use on this machine",
+        "The repository's id.",
+    ),
+    setting(
+        "notify.log",
+        "--notify-log",
+        "STRONGROOM_NOTIFY_LOG",
+        Kind::Path,
+        "none",
+        "A file that gets one line of JSON for every run that ends.",
+    ),
+    setting(
+        "output.json",
+        "--json",
+        "STRONGROOM_JSON",
+        Kind::Switch,
+        "false",
+        "Print results and errors as JSON.",
+    ),
+    setting(
+        "output.quiet",
+        "--quiet",
+        "STRONGROOM_QUIET",
+        Kind::Switch,
+        "false",
+        "Say nothing but results, warnings and errors.",
+    ),
+    setting("output.verbose", "--verbose", "STRONGROOM_VERBOSE", Kind::Switch, "false", "Say more."),
+];
+
+/// A key of a `[sources.NAME]` or `[destinations.NAME]` table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Field {
+    /// The key.
+    pub(crate) key: &'static str,
+    /// What it takes.
+    pub(crate) kind: Kind,
+    /// What it means.
+    pub(crate) doc: &'static str,
+}
+
+const fn field(key: &'static str, kind: Kind, doc: &'static str) -> Field {
+    Field { key, kind, doc }
+}
+
+/// The keys of a source.
+pub(crate) const SOURCE_FIELDS: &[Field] = &[
+    field("url", Kind::Text, "The database, such as `postgres://user@host/db` or `sqlite:/path/app.db`."),
+    field("command", Kind::List, "Instead of a URL: a program and its arguments, whose output is the dump."),
+    field("include", Kind::List, "Only these tables."),
+    field("exclude", Kind::List, "All tables but these."),
+    field("dump_args", Kind::List, "More arguments for the dump program, one text for each."),
+    field("destination", Kind::Text, "Instead of the general `destination`."),
+    field("recipients", Kind::List, "Instead of the general `keys.recipients`."),
+    field("compression", Kind::Text, "Instead of the general `compression`."),
+    field("verify", Kind::Switch, "Instead of the general `verify`."),
+];
+
+/// The keys of a destination.
+pub(crate) const DESTINATION_FIELDS: &[Field] = &[
+    field(
+        "url",
+        Kind::Text,
+        "The place: a path, `file:///path`, or `s3://bucket/prefix?endpoint=...&region=...`.",
+    ),
+    field("access_key_file", Kind::Path, "The file that holds the id of an S3 access key."),
+    field("secret_key_file", Kind::Path, "The file that holds its secret."),
+    field("session_token_file", Kind::Path, "The file that holds the token of a temporary session."),
+    field("access_key_variable", Kind::Text, "Instead of a file: the variable that holds the id."),
+    field("secret_key_variable", Kind::Text, "Instead of a file: the variable that holds the secret."),
+];
+
+/// The tables whose keys are names of one's own, with the keys inside.
+pub(crate) const NAMED_TABLES: &[(&str, &[Field])] =
+    &[("sources", SOURCE_FIELDS), ("destinations", DESTINATION_FIELDS)];
+
+/// The setting of this key.
+pub(crate) fn setting_of(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|s| s.key == key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_has_its_own_key_flag_and_variable() {
+        for (i, a) in SETTINGS.iter().enumerate() {
+            assert!(a.variable.starts_with("STRONGROOM_") && a.flag.starts_with("--"), "{a:?}");
+            for b in &SETTINGS[i + 1..] {
+                assert!(a.key != b.key && a.flag != b.flag && a.variable != b.variable, "{a:?} {b:?}");
+            }
+        }
+    }
+}

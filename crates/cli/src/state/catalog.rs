@@ -1,0 +1,125 @@
+//! The log of runs: one line of JSON for each thing that happened, appended and synced.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use backup_core::{BackupRef, Catalog, Error, ErrorKind, Result, Run, RunRecord, RunStatus};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::durable;
+
+/// A [`Catalog`] in one file. Lines of runs in other processes may stand between.
+#[derive(Debug, Clone)]
+pub(crate) struct RunLog {
+    path: PathBuf,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum Line {
+    Begin { record: RunRecord },
+    Advance { id: String, status: RunStatus },
+    End { id: String, at: Timestamp, status: RunStatus, error: Option<String> },
+}
+
+impl RunLog {
+    /// A log at `path`.
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    fn append(&self, line: &Line) -> Result<()> {
+        if let Some(folder) = self.path.parent() {
+            durable::create_folder(folder)?;
+        }
+        let text =
+            serde_json::to_string(line).map_err(|e| Error::bug(format!("a run could not be noted: {e}")))?;
+        durable::append_line(&self.path, &text, 0o600)
+    }
+
+    /// Every run, oldest first. A line that a crash cut short is skipped.
+    pub(crate) fn read(&self) -> Result<Vec<RunRecord>> {
+        let text = durable::read(&self.path)?.unwrap_or_default();
+        let mut records: Vec<RunRecord> = Vec::new();
+        let mut places: BTreeMap<String, usize> = BTreeMap::new();
+        for line in text.lines().filter_map(|line| serde_json::from_str(line).ok()) {
+            match line {
+                Line::Begin { record } => {
+                    places.insert(record.id.clone(), records.len());
+                    records.push(record);
+                }
+                Line::Advance { id, status } => {
+                    if let Some(record) = places.get(&id).and_then(|i| records.get_mut(*i)) {
+                        record.status = status;
+                    }
+                }
+                Line::End { id, at, status, error } => {
+                    if let Some(record) = places.get(&id).and_then(|i| records.get_mut(*i)) {
+                        (record.ended, record.status, record.error) = (Some(at), status, error);
+                    }
+                }
+            }
+        }
+        Ok(records)
+    }
+}
+
+#[async_trait]
+impl Catalog for RunLog {
+    async fn begin(&self, record: RunRecord) -> Result<Run> {
+        let backup = BackupRef { source: record.source.parse()?, id: record.id.parse()? };
+        // Ids are random and used once, so one fence serves every run.
+        self.append(&Line::Begin { record })?;
+        Ok(Run { backup, fence: 1 })
+    }
+
+    async fn advance(&self, run: &Run, status: RunStatus) -> Result<()> {
+        self.append(&Line::Advance { id: run.backup.id.to_string(), status })
+    }
+
+    async fn end(&self, run: Run, at: Timestamp, outcome: Result<(), (ErrorKind, String)>) -> Result<()> {
+        let (status, error) = match outcome {
+            Ok(()) => (RunStatus::Completed, None),
+            Err((ErrorKind::Cancelled, why)) => (RunStatus::Cancelled, Some(why)),
+            Err((_, why)) => (RunStatus::Failed, Some(why)),
+        };
+        self.append(&Line::End { id: run.backup.id.to_string(), at, status, error })
+    }
+
+    async fn list(&self) -> Result<Vec<RunRecord>> {
+        self.read()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: backup_core::BackupId) -> RunRecord {
+        RunRecord {
+            source: "orders".into(),
+            id: id.to_string(),
+            started: Timestamp::UNIX_EPOCH,
+            ended: None,
+            status: RunStatus::Pending,
+            error: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn failed_and_interrupted_runs_stay_visible() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = RunLog::new(folder.path().join("runs.jsonl"));
+        let (failed, interrupted) = (backup_core::BackupId::random(), backup_core::BackupId::random());
+        let run = log.begin(record(failed)).await.unwrap();
+        let other = log.begin(record(interrupted)).await.unwrap();
+        log.advance(&other, RunStatus::Uploading).await.unwrap();
+        log.end(run, Timestamp::UNIX_EPOCH, Err((ErrorKind::Tool, "exit 3".into()))).await.unwrap();
+        let list = log.list().await.unwrap();
+        assert_eq!(list[0].status, RunStatus::Failed);
+        assert_eq!(list[0].error.as_deref(), Some("exit 3"));
+        assert_eq!((list[1].status, list[1].ended), (RunStatus::Uploading, None));
+    }
+}

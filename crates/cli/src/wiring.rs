@@ -1,0 +1,166 @@
+//! The one place that chooses implementations.
+
+use std::sync::Arc;
+
+use backup_core::{
+    Auditor, ByteStream, Context, Decryptor, Dumper, Encryptor, Error, Event, Inspector, Notifier, Plain,
+    Restorer, RunStatus,
+};
+use dumpers::command::{CommandConfig, CommandDumper};
+use dumpers::sqlite::{SqliteConfig, SqliteDumper, SqliteInspector, SqliteRestorer};
+use dumpers::stdin::{StdinConfig, StdinDumper};
+use envelope_crypto::{
+    BlockLen, EnvelopeDecryptor, EnvelopeEncryptor, Identity, OpenOptions, Recipient, SealOptions,
+};
+use notifiers::JsonLines;
+use storage::{Credentials, StorageConfig};
+
+use crate::failure::{Failure, Outcome};
+use crate::secrets;
+use crate::settings::{Compression, Destination, Environment, Settings};
+use crate::source::{From, Source};
+
+/// A destination that was opened.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// The ports.
+    pub(crate) ports: storage::Opened,
+    /// What it is called in this machine's memory.
+    pub(crate) name: String,
+}
+
+/// Opens a destination.
+///
+/// # Errors
+/// `Config`, and those of the credentials.
+pub(crate) fn place(destination: &Destination, env: &Environment) -> Outcome<Place> {
+    let mut config = StorageConfig::from_url(&destination.url)?;
+    if let Some(credentials) = credentials(destination, env)? {
+        config = config.with_credentials(credentials);
+    }
+    let name = match config.folder() {
+        Some(folder) => {
+            let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+            folder.display().to_string()
+        }
+        // The whole URL, endpoint and all; it can hold no secret.
+        None => destination.url.clone(),
+    };
+    Ok(Place { ports: storage::open(&config)?, name })
+}
+
+fn credentials(destination: &Destination, env: &Environment) -> Outcome<Option<Credentials>> {
+    let table = &destination.table;
+    let read = |file: &str, variable: &str| -> Outcome<Option<zeroize::Zeroizing<String>>> {
+        if let Some(path) = table.text(file) {
+            return Ok(Some(secrets::read_file(path.as_ref())?));
+        }
+        let Some(variable) = table.text(variable) else { return Ok(None) };
+        match env.get(variable) {
+            Some(value) => Ok(Some(zeroize::Zeroizing::new(value.to_owned()))),
+            None => Err(Failure::usage(
+                format!("variable {variable}"),
+                "the destination reads a key from this variable, and it is not set",
+                "set it, or name a file instead",
+            )),
+        }
+    };
+    let access = read("access_key_file", "access_key_variable")?;
+    let secret = read("secret_key_file", "secret_key_variable")?;
+    let token = read("session_token_file", "")?;
+    match (access, secret) {
+        (Some(access), Some(secret)) => {
+            let credentials = Credentials::new(access.as_str(), secret);
+            Ok(Some(match token {
+                Some(token) => credentials.with_session_token(token),
+                None => credentials,
+            }))
+        }
+        (None, None) => Ok(None),
+        _ => Err(Failure::usage(
+            format!("destinations.{}", destination.name.as_deref().unwrap_or_default()),
+            "an access key needs both its id and its secret",
+            "set access_key_file and secret_key_file, or neither",
+        )),
+    }
+}
+
+/// The cipher's public side; `estimate` is about how many bytes will be sealed.
+///
+/// # Errors
+/// `Config` for recipients that cannot be combined or were not allowed.
+pub(crate) fn encryptor(
+    settings: &Settings,
+    recipients: Vec<Arc<dyn Recipient>>,
+    estimate: Option<u64>,
+) -> Outcome<Arc<dyn Encryptor>> {
+    let options = SealOptions {
+        compression: match settings.compression {
+            Compression::None => envelope_crypto::Compression::None,
+            Compression::Zstd(level) => envelope_crypto::Compression::Zstd(level),
+        },
+        block_len: BlockLen::for_estimate(estimate),
+        workers: settings.workers,
+        allow_symmetric: settings.allow_symmetric,
+    };
+    Ok(Arc::new(EnvelopeEncryptor::new(recipients, options).map_err(Error::from)?))
+}
+
+/// The cipher's private side.
+pub(crate) fn decryptor(settings: &Settings, identities: Vec<Arc<dyn Identity>>) -> Arc<dyn Decryptor> {
+    Arc::new(EnvelopeDecryptor::new(identities, OpenOptions { workers: settings.workers }))
+}
+
+/// Walks envelopes without a key.
+pub(crate) fn auditor() -> Arc<dyn Auditor> {
+    Arc::new(EnvelopeAuditor)
+}
+
+/// Whoever is told of the end of a run.
+pub(crate) fn notifier(settings: &Settings) -> Option<Arc<dyn Notifier>> {
+    settings.notify_log.as_ref().map(|path| Arc::new(JsonLines::new(path)) as Arc<dyn Notifier>)
+}
+
+/// Reports bytes as they pass, for streams that go through no pipeline.
+pub(crate) fn counted(cx: &Context, estimate: Option<u64>, bytes: ByteStream<Plain>) -> ByteStream<Plain> {
+    let cx = cx.clone();
+    if let Some(bytes) = estimate {
+        cx.report(Event::Estimate { bytes });
+    }
+    cx.report(Event::Status(RunStatus::Running));
+    bytes.inspect(move |chunk| cx.report(Event::Plain { bytes: chunk.len() as u64 }))
+}
+
+/// The reading side of a source.
+///
+/// # Errors
+/// `Config` for a URL that is none.
+pub(crate) fn dumper(source: &Source) -> Outcome<Arc<dyn Dumper>> {
+    Ok(match &source.from {
+        From::Stdin => Arc::new(StdinDumper::new(StdinConfig::default())),
+        From::Command(argv) => Arc::new(CommandDumper::new(CommandConfig::new(argv.clone()))),
+        From::Url(url) => Arc::new(SqliteDumper::new(&SqliteConfig::new(url.trim_start_matches("sqlite:")))),
+    })
+}
+
+/// The writing side of a target.
+///
+/// # Errors
+/// `Config` for a URL that is none.
+pub(crate) fn target(url: &str) -> Outcome<Arc<dyn Restorer>> {
+    Ok(Arc::new(SqliteRestorer::new(&SqliteConfig::new(url.trim_start_matches("sqlite:")))))
+}
+
+/// Parsers of every format that has one.
+pub(crate) fn inspectors() -> Vec<Arc<dyn Inspector>> {
+    vec![Arc::new(SqliteInspector)]
+}
+
+#[derive(Debug)]
+struct EnvelopeAuditor;
+#[async_trait::async_trait]
+impl Auditor for EnvelopeAuditor {
+    async fn audit(&self, _opening: backup_core::Opening) -> backup_core::Result<u64> {
+        Err(Error::new(backup_core::ErrorKind::Unsupported, "x", "y"))
+    }
+}
