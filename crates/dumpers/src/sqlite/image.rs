@@ -10,7 +10,7 @@ use super::error::SqliteError;
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// The length of the header.
-pub const HEADER_LEN: usize = 100;
+pub(super) const HEADER_LEN: usize = 100;
 
 /// What the first 100 bytes of an image say of the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl ImageHeader {
     ///
     /// # Errors
     /// [`SqliteError::Image`] for anything else.
-    pub fn read(header: &[u8; HEADER_LEN]) -> Result<Self, SqliteError> {
+    pub fn read(header: &[u8; 100]) -> Result<Self, SqliteError> {
         if &header[..16] != MAGIC {
             return Err(SqliteError::Image("it does not begin like a SQLite database"));
         }

@@ -15,7 +15,7 @@ mod version;
 
 pub(crate) use command::{ToolCommand, Waiting};
 pub use error::ToolError;
-pub(crate) use feed::{Fed, feed};
+pub(crate) use feed::feed;
 pub(crate) use locate::Places;
-pub(crate) use output::{Captured, capture, stream};
+pub(crate) use output::{capture, stream};
 pub use version::ToolVersion;

@@ -122,11 +122,6 @@ impl Output {
         outcome.err().map(Err)
     }
 
-    /// What the program said on standard error so far, masked.
-    pub(crate) fn stderr(&self) -> String {
-        self.stderr.text()
-    }
-
     /// The stream of the ports: errors go through `convert`, and `at_end` runs just before the clean
     /// end.
     pub(crate) fn into_bytes(
@@ -269,14 +264,7 @@ pub(super) fn deadline(limit: Duration) -> tokio::time::Instant {
     tokio::time::Instant::now() + if limit.is_zero() { NEVER } else { limit }
 }
 
-/// All that a short-lived program answered.
-#[derive(Debug)]
-pub(crate) struct Captured {
-    pub(crate) stdout: Vec<u8>,
-    pub(crate) stderr: String,
-}
-
-/// Runs a program to its end with `input`, and keeps at most `limit` bytes of its answer.
+/// Runs a program to its end with `input` and gives all of its answer, at most `limit` bytes.
 ///
 /// Dropping the future stops the program.
 pub(crate) async fn capture(
@@ -285,7 +273,7 @@ pub(crate) async fn capture(
     waiting: Waiting,
     input: Option<Vec<u8>>,
     limit: usize,
-) -> Result<Captured, ToolError> {
+) -> Result<Vec<u8>, ToolError> {
     let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
     let (mut output, stdin) = start(cx, command, waiting, true, stdin)?;
     let writer = stdin.zip(input).map(|(stdin, input)| {
@@ -310,5 +298,5 @@ pub(crate) async fn capture(
     if let Some(writer) = writer {
         writer.abort();
     }
-    outcome.map(|()| Captured { stdout, stderr: output.stderr() })
+    outcome.map(|()| stdout)
 }

@@ -1,0 +1,174 @@
+//! What can go wrong with a PostgreSQL server, read from what its tools say.
+
+use backup_core::{Error, ErrorKind};
+
+use crate::tool::{ToolError, ToolVersion};
+
+/// How a server or its tools failed us. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PostgresError {
+    /// The server refused the credentials.
+    #[error("the server refused the credentials: {0}")]
+    Credentials(String),
+    /// The user may not do what is needed.
+    #[error("permission denied: {0}")]
+    Permission(String),
+    /// The server's certificate was refused.
+    #[error("the server's certificate was refused: {0}")]
+    Certificate(String),
+    /// The server has no such database.
+    #[error("there is no such database: {0}")]
+    NoDatabase(String),
+    /// Nobody answers, or the server is starting or stopping.
+    #[error("the server cannot be reached: {0}")]
+    Unreachable(String),
+    /// The server has no room.
+    #[error("the server is out of space: {0}")]
+    Full(String),
+    /// Every `pg_dump` that was found is older than the server.
+    #[error("server {server} is newer than every {tool} found ({found})")]
+    ToolTooOld {
+        /// The program.
+        tool: String,
+        /// The server's version.
+        server: ToolVersion,
+        /// What was found, and where.
+        found: String,
+    },
+    /// The server answered something that is not understood.
+    #[error("an answer of the server was not understood: {0}")]
+    Answer(String),
+    /// The target database exists.
+    #[error("the database already exists")]
+    Exists,
+    /// A program failed in another way.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+}
+
+impl PostgresError {
+    /// Finds the reason in what a client program said on standard error.
+    pub(super) fn of_tool(error: ToolError) -> Self {
+        let said = error.stderr();
+        let has = |needles: &[&str]| needles.iter().any(|needle| said.contains(needle));
+        let line = || reason(said);
+        if has(&[
+            "password authentication failed",
+            "no password supplied",
+            "authentication failed",
+            "no pg_hba.conf entry",
+            "is not permitted to log in",
+            "pg_hba.conf rejects",
+        ]) || role_is_unknown(said)
+        {
+            return Self::Credentials(line());
+        }
+        if has(&["certificate verify failed", "does not match host name", "root certificate file"]) {
+            return Self::Certificate(line());
+        }
+        if said.contains("FATAL:  database \"") && has(&["\" does not exist"]) {
+            return Self::NoDatabase(line());
+        }
+        if has(&["No space left on device", "could not extend file"]) {
+            return Self::Full(line());
+        }
+        if has(&["permission denied", "must be owner", "must be superuser"]) {
+            return Self::Permission(line());
+        }
+        if has(&[
+            "could not connect",
+            "Connection refused",
+            "could not translate host name",
+            "timeout expired",
+            "the database system is",
+            "server closed the connection",
+            "connection to server was lost",
+            "terminating connection",
+            "too many clients",
+            "remaining connection slots",
+            "could not receive data from server",
+            "connection to server at",
+            "connection to server on socket",
+        ]) {
+            return Self::Unreachable(line());
+        }
+        Self::Tool(error)
+    }
+
+    /// The port's error, about this database or server.
+    #[must_use]
+    pub fn about(self, subject: &str) -> Error {
+        let (kind, hint) = match &self {
+            Self::Credentials(_) => (ErrorKind::Denied, "check user and password".to_owned()),
+            Self::Permission(_) => {
+                (ErrorKind::Denied, "grant what is missing, or use another user".to_owned())
+            }
+            Self::Certificate(_) => {
+                (ErrorKind::Denied, "check sslmode, sslrootcert and the host's name".to_owned())
+            }
+            Self::NoDatabase(_) => (ErrorKind::NotFound, "check the name of the database".to_owned()),
+            Self::Unreachable(_) => {
+                (ErrorKind::Unavailable, "check host, port and that the server runs".to_owned())
+            }
+            Self::Full(_) => (ErrorKind::Unavailable, "free some space on the server".to_owned()),
+            Self::ToolTooOld { server, .. } => {
+                (ErrorKind::Unsupported, format!("install postgresql-client-{}", server.major()))
+            }
+            Self::Answer(_) => (ErrorKind::Unsupported, "check that it is a PostgreSQL server".to_owned()),
+            Self::Exists => {
+                (ErrorKind::Conflict, "choose a new name, or allow restoring into what exists".to_owned())
+            }
+            Self::Tool(error) => return Error::from(error.clone()),
+        };
+        Error::new(kind, subject, self.to_string()).with_hint(hint).with_source(self)
+    }
+}
+
+/// `role "x" does not exist` while connecting; a restore says the same of owners, without `FATAL`.
+fn role_is_unknown(said: &str) -> bool {
+    said.lines()
+        .any(|line| line.contains("FATAL:") && line.contains("role \"") && line.contains("does not exist"))
+}
+
+/// The line that says why: the last with an error, or the last at all.
+fn reason(said: &str) -> String {
+    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let marked = lines.iter().rev().find(|line| line.contains("FATAL:") || line.contains("error:"));
+    marked.or(lines.last()).map_or_else(String::new, |line| (*line).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exited(stderr: &str) -> ToolError {
+        ToolError::Exited { tool: "psql".to_owned(), status: 2, stderr: stderr.to_owned() }
+    }
+
+    #[test]
+    fn what_tools_say_is_told_apart() {
+        let at = "psql: error: connection to server at \"127.0.0.1\", port 1 failed: ";
+        let table = [
+            ("FATAL:  password authentication failed for user \"u\"", ErrorKind::Denied),
+            ("fe_sendauth: no password supplied", ErrorKind::Denied),
+            ("FATAL:  role \"nobody\" does not exist", ErrorKind::Denied),
+            ("FATAL:  no pg_hba.conf entry for host", ErrorKind::Denied),
+            ("SSL error: certificate verify failed", ErrorKind::Denied),
+            ("root certificate file \"/x\" does not exist", ErrorKind::Denied),
+            ("FATAL:  database \"x\" does not exist", ErrorKind::NotFound),
+            ("Connection refused", ErrorKind::Unavailable),
+            ("FATAL:  the database system is starting up", ErrorKind::Unavailable),
+            ("FATAL:  sorry, too many clients already", ErrorKind::Unavailable),
+        ];
+        for (said, kind) in table {
+            let error = PostgresError::of_tool(exited(&format!("{at}{said}"))).about("db");
+            assert_eq!(error.kind(), kind, "{said}");
+        }
+        let error = PostgresError::of_tool(exited("pg_restore: error: role \"owner\" does not exist"));
+        assert!(matches!(error, PostgresError::Tool(_)), "{error}");
+        let error = PostgresError::of_tool(exited("pg_dump: error: permission denied for table t"));
+        assert_eq!(error.about("db").kind(), ErrorKind::Denied);
+        assert_eq!(PostgresError::of_tool(exited("boom")).about("db").kind(), ErrorKind::Tool);
+    }
+}

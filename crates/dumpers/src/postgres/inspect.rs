@@ -1,0 +1,77 @@
+//! Archives checked on their way, and from end to end.
+
+use async_trait::async_trait;
+use backup_core::{
+    ByteStream, Context, DumpFormat, Error, ErrorKind, Inspection, Inspector, Plain, Result, Stage,
+};
+
+use super::PG_CUSTOM;
+use super::archive::{ArchiveContents, ArchiveError, ArchiveParser};
+
+/// The same bytes, with a clean end only where the archive ends: damage goes through `refuse`,
+/// `at_end` is told the contents just before the clean end.
+pub(super) fn parsed(
+    bytes: ByteStream<Plain>,
+    refuse: impl Fn(ArchiveError) -> Error + Send + 'static,
+    at_end: impl FnOnce(ArchiveContents) + Send + 'static,
+) -> ByteStream<Plain> {
+    let state = Some((bytes, ArchiveParser::new(), refuse, at_end));
+    ByteStream::new(futures::stream::unfold(state, async |state| {
+        let (mut bytes, mut parser, refuse, at_end) = state?;
+        match bytes.next().await {
+            Some(Ok(chunk)) => match parser.push(&chunk) {
+                Ok(()) => Some((Ok(chunk), Some((bytes, parser, refuse, at_end)))),
+                Err(error) => Some((Err(refuse(error)), None)),
+            },
+            Some(Err(error)) => Some((Err(error), None)),
+            None => match parser.finish() {
+                Ok(contents) => {
+                    at_end(contents);
+                    None
+                }
+                Err(error) => Some((Err(refuse(error)), None)),
+            },
+        }
+    }))
+}
+
+/// The port's error for an archive that is not whole.
+pub(super) fn not_whole(error: ArchiveError) -> Error {
+    let kind = match error {
+        ArchiveError::Version(..) => ErrorKind::Unsupported,
+        _ => ErrorKind::Integrity,
+    };
+    Error::new(kind, PG_CUSTOM, format!("not a whole PostgreSQL archive: {error}"))
+        .with_hint("use another backup")
+        .with_source(error)
+}
+
+/// Reads `postgresql-custom` dumps to their end and lists their tables.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PostgresInspector;
+
+#[async_trait]
+impl Inspector for PostgresInspector {
+    fn accepts(&self, format: &DumpFormat) -> bool {
+        format.as_str() == PG_CUSTOM
+    }
+
+    async fn inspect(
+        &self,
+        cx: &Context,
+        _format: &DumpFormat,
+        mut bytes: ByteStream<Plain>,
+    ) -> Result<Inspection> {
+        let refuse = |error| not_whole(error).at(Stage::Verify);
+        let mut parser = ArchiveParser::new();
+        let mut total = 0;
+        while let Some(chunk) = bytes.next().await {
+            cx.check(PG_CUSTOM)?;
+            let chunk = chunk?;
+            parser.push(&chunk).map_err(refuse)?;
+            total += chunk.len() as u64;
+        }
+        let contents = parser.finish().map_err(refuse)?;
+        Ok(Inspection { bytes: total, parsed: true, tables: contents.tables })
+    }
+}

@@ -1,0 +1,60 @@
+//! Questions to a server, asked through `psql`: one statement in, JSON out.
+
+use backup_core::Context;
+use serde::de::DeserializeOwned;
+
+use super::config::Connection;
+use super::error::PostgresError;
+use super::tools::{Client, SHORT, installed};
+use crate::tool::{Places, ToolCommand, capture};
+
+/// The longest answer: the list of tables of a very large database.
+const ANSWER_MAX: usize = 64 * 1024 * 1024;
+
+/// Asks one server.
+#[derive(Debug, Clone)]
+pub(super) struct Psql {
+    client: Client,
+    connection: Connection,
+}
+
+impl Psql {
+    /// The newest `psql` that is installed.
+    pub(super) async fn find(
+        cx: &Context,
+        places: &Places,
+        connection: &Connection,
+    ) -> Result<Self, PostgresError> {
+        let client = installed(cx, places, "psql").await?.swap_remove(0);
+        Ok(Self { client, connection: connection.clone() })
+    }
+
+    /// The same program, another database of the server.
+    pub(super) fn on(&self, database: &str) -> Self {
+        Self { client: self.client.clone(), connection: self.connection.with_database(database) }
+    }
+
+    /// Runs statements; the answer is whatever they print.
+    pub(super) async fn run(&self, cx: &Context, sql: &str) -> Result<Vec<u8>, PostgresError> {
+        let command = ToolCommand::new(&self.client.path).args([
+            "--no-psqlrc",
+            "--quiet",
+            "--no-align",
+            "--tuples-only",
+            "--no-password",
+            "--set=ON_ERROR_STOP=1",
+            "--file=-",
+        ]);
+        let command = self.connection.give(command);
+        let script = format!("SET standard_conforming_strings = on;\n{sql}\n");
+        capture(cx, &command, SHORT, Some(script.into_bytes()), ANSWER_MAX)
+            .await
+            .map_err(PostgresError::of_tool)
+    }
+
+    /// Runs one query that gives one JSON value.
+    pub(super) async fn ask<T: DeserializeOwned>(&self, cx: &Context, sql: &str) -> Result<T, PostgresError> {
+        let answer = self.run(cx, sql).await?;
+        serde_json::from_slice(&answer).map_err(|error| PostgresError::Answer(error.to_string()))
+    }
+}
