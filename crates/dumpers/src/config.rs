@@ -1,0 +1,260 @@
+//! Settings of sources and targets, from URLs and from configuration files.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use backup_core::{Dumper, Error, ErrorKind, Inspector, Restorer, Result};
+use serde::Deserialize;
+
+use crate::command::{CommandConfig, CommandDumper, CommandRestorer};
+use crate::files::FileRestorer;
+use crate::postgres::{PostgresConfig, PostgresDumper, PostgresInspector, PostgresRestorer};
+use crate::sqlite::{SqliteConfig, SqliteDumper, SqliteInspector, SqliteRestorer};
+use crate::stdin::{StdinConfig, StdinDumper};
+
+/// What to back up.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum SourceConfig {
+    /// A PostgreSQL database.
+    Postgresql(PostgresConfig),
+    /// A SQLite database.
+    Sqlite(SqliteConfig),
+    /// Any program's output.
+    Command(CommandConfig),
+    /// Our own standard input.
+    Stdin(StdinConfig),
+}
+
+/// Where to restore to.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum TargetConfig {
+    /// A PostgreSQL database, created by the restore.
+    Postgresql(PostgresConfig),
+    /// A SQLite database file, created by the restore.
+    Sqlite(SqliteConfig),
+    /// Any program's input.
+    Command(CommandConfig),
+    /// A file that gets the dump as it is.
+    File(FileConfig),
+}
+
+/// Settings of a plain file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileConfig {
+    /// The file that will exist.
+    pub path: PathBuf,
+}
+
+impl SourceConfig {
+    /// `postgresql://...`, `sqlite:path`, or `-` for standard input.
+    ///
+    /// # Errors
+    /// `Config`, without showing what the URL holds.
+    pub fn from_url(url: &str) -> Result<Self> {
+        match Scheme::of(url) {
+            Scheme::Postgres => PostgresConfig::from_url(url).map(Self::Postgresql),
+            Scheme::Sqlite => path_of(url, "sqlite:").map(|path| Self::Sqlite(SqliteConfig::new(path))),
+            Scheme::Stdin => Ok(Self::Stdin(StdinConfig::default())),
+            Scheme::File | Scheme::Other => Err(unknown(
+                "source",
+                url,
+                "postgresql://user@host/database, sqlite:path or - for standard input",
+            )),
+        }
+    }
+
+    /// A name for the source, where it suggests one: the database's name or the file's stem. It is
+    /// reduced to the letters a source name may have.
+    #[must_use]
+    pub fn default_name(&self) -> Option<String> {
+        let name = match self {
+            Self::Postgresql(config) => config.default_name()?,
+            Self::Sqlite(config) => config.path.file_stem()?.to_string_lossy().into_owned(),
+            Self::Command(config) => {
+                let program = PathBuf::from(config.argv.first()?);
+                program.file_stem()?.to_string_lossy().into_owned()
+            }
+            Self::Stdin(_) => "stdin".to_owned(),
+        };
+        let fit = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+        let name: String = name.chars().map(fit).take(100).collect();
+        let name = name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+        (!name.is_empty()).then(|| name.to_owned())
+    }
+}
+
+impl TargetConfig {
+    /// `postgresql://.../new_database`, `sqlite:path` or `file:path`.
+    ///
+    /// # Errors
+    /// `Config`, without showing what the URL holds.
+    pub fn from_url(url: &str) -> Result<Self> {
+        match Scheme::of(url) {
+            Scheme::Postgres => PostgresConfig::from_url(url).map(Self::Postgresql),
+            Scheme::Sqlite => path_of(url, "sqlite:").map(|path| Self::Sqlite(SqliteConfig::new(path))),
+            Scheme::File => path_of(url, "file:").map(|path| Self::File(FileConfig { path })),
+            Scheme::Stdin | Scheme::Other => {
+                Err(unknown("target", url, "postgresql://user@host/new_database, sqlite:path or file:path"))
+            }
+        }
+    }
+}
+
+/// A dumper for a source. Nothing is connected yet.
+///
+/// # Errors
+/// `Config` for settings that cannot work.
+pub fn open_source(config: &SourceConfig) -> Result<Arc<dyn Dumper>> {
+    Ok(match config {
+        SourceConfig::Postgresql(config) => Arc::new(PostgresDumper::new(config)?),
+        SourceConfig::Sqlite(config) => Arc::new(SqliteDumper::new(config)),
+        SourceConfig::Command(config) => Arc::new(CommandDumper::new(config.clone())),
+        SourceConfig::Stdin(config) => Arc::new(StdinDumper::new(config.clone())),
+    })
+}
+
+/// A restorer for a target. Nothing is connected yet.
+///
+/// # Errors
+/// `Config` for settings that cannot work.
+pub fn open_target(config: &TargetConfig) -> Result<Arc<dyn Restorer>> {
+    Ok(match config {
+        TargetConfig::Postgresql(config) => Arc::new(PostgresRestorer::new(config)?),
+        TargetConfig::Sqlite(config) => Arc::new(SqliteRestorer::new(config)),
+        TargetConfig::Command(config) => Arc::new(CommandRestorer::new(config.clone())),
+        TargetConfig::File(config) => Arc::new(FileRestorer::new(&config.path)),
+    })
+}
+
+/// The readers of every format that is understood here.
+#[must_use]
+pub fn inspectors() -> Vec<Arc<dyn Inspector>> {
+    vec![Arc::new(PostgresInspector), Arc::new(SqliteInspector)]
+}
+
+enum Scheme {
+    Postgres,
+    Sqlite,
+    File,
+    Stdin,
+    Other,
+}
+
+impl Scheme {
+    fn of(url: &str) -> Self {
+        match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("postgres" | "postgresql") => Self::Postgres,
+            Some("sqlite") => Self::Sqlite,
+            Some("file") => Self::File,
+            None if url == "-" => Self::Stdin,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The path behind `scheme:`, as it stands: `sqlite:a b.db` is relative, `sqlite:/a` and
+/// `sqlite:///a` are absolute. Nothing is percent-decoded: a path is no URL.
+fn path_of(url: &str, scheme: &str) -> Result<PathBuf> {
+    let rest = url.strip_prefix(scheme).unwrap_or(url);
+    let path = match rest.strip_prefix("//") {
+        Some(path) if path.starts_with('/') => path,
+        Some(_) => {
+            return Err(unknown(
+                "path",
+                scheme,
+                "sqlite:relative.db, sqlite:/absolute.db or sqlite:///absolute.db",
+            ));
+        }
+        None => rest,
+    };
+    if path.is_empty() || path.contains('\0') {
+        return Err(unknown("path", scheme, "a path after the colon"));
+    }
+    Ok(PathBuf::from(path))
+}
+
+/// A refusal that repeats the scheme and nothing behind it.
+fn unknown(what: &str, url: &str, usable: &str) -> Error {
+    let shown = match url.split_once(':') {
+        Some((scheme, _)) if scheme.len() <= 20 && scheme.chars().all(|c| c.is_ascii_alphanumeric()) => {
+            format!("{scheme}:")
+        }
+        _ => "this".to_owned(),
+    };
+    Error::new(ErrorKind::Config, what.to_owned(), format!("{shown} is not usable here"))
+        .with_hint(format!("use {usable}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn urls_name_sources() {
+        for (url, expected) in [
+            ("sqlite:/a/b.db", "/a/b.db"),
+            ("sqlite:///a/b.db", "/a/b.db"),
+            ("sqlite:rel/a b%20.db", "rel/a b%20.db"),
+        ] {
+            match SourceConfig::from_url(url) {
+                Ok(SourceConfig::Sqlite(config)) => assert_eq!(config.path, Path::new(expected)),
+                other => panic!("{url}: {other:?}"),
+            }
+        }
+        assert!(matches!(SourceConfig::from_url("-"), Ok(SourceConfig::Stdin(_))));
+        assert!(matches!(SourceConfig::from_url("postgres://h/d"), Ok(SourceConfig::Postgresql(_))));
+        assert!(matches!(TargetConfig::from_url("file:/x"), Ok(TargetConfig::File(_))));
+        for bad in ["", "x", "mysql://u:hunter2@h/d", "sqlite:", "sqlite://host/x", "hunter2:y@h"] {
+            let error = SourceConfig::from_url(bad).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{bad}");
+        }
+        let error = SourceConfig::from_url("mysql://u:hunter2@h/d").unwrap_err();
+        assert!(!format!("{error:?} {:?}", error.hint()).contains("hunter2"));
+    }
+
+    #[test]
+    fn names_are_suggested_and_usable() {
+        for (url, expected) in [
+            ("sqlite:/a/shop.db", Some("shop")),
+            ("sqlite:/a/my shop.sqlite", Some("my_shop")),
+            ("postgres://h/orders", Some("orders")),
+            ("postgres://h/%20odd", Some("odd")),
+            ("postgres://h", None),
+            ("-", Some("stdin")),
+        ] {
+            let name = SourceConfig::from_url(url).unwrap().default_name();
+            assert_eq!(name.as_deref(), expected, "{url}");
+            assert!(name.is_none_or(|name| name.parse::<backup_core::SourceName>().is_ok()));
+        }
+    }
+
+    #[test]
+    fn settings_are_read_strictly() {
+        let read = |json: &str| serde_json::from_str::<SourceConfig>(json);
+        assert!(
+            read(r#"{"type":"postgresql","url":"postgres://h/d","extra_args":["--no-comments"]}"#).is_ok()
+        );
+        assert!(read(r#"{"type":"sqlite","path":"a.db"}"#).is_ok());
+        assert!(read(r#"{"type":"command","argv":["true"],"env":{"A":"b"}}"#).is_ok());
+        assert!(read(r#"{"type":"stdin","allow_empty":true}"#).is_ok());
+        for bad in [
+            r#"{"type":"sqlite","path":"a.db","pth":1}"#,
+            r#"{"type":"sqlite"}"#,
+            r#"{"type":"postgresql","pasword":"x"}"#,
+            r#"{"type":"nosql"}"#,
+            r#"{"path":"a.db"}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        let config = read(r#"{"type":"postgresql","url":"postgres://u:hunter2@h/d","password":"hunter3"}"#);
+        let shown = format!("{:?}", config.unwrap());
+        assert!(!shown.contains("hunter"), "{shown}");
+    }
+}
