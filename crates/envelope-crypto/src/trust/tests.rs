@@ -41,7 +41,7 @@ impl Fixture {
     }
 
     fn trust(&self) -> RepositoryTrust {
-        self.load(&[self.new.trust_json.clone()]).unwrap()
+        self.load(std::slice::from_ref(&self.new.trust_json)).unwrap()
     }
 
     /// A repository whose second trust file grants and revokes this.
