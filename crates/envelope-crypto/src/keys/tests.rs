@@ -379,6 +379,44 @@ fn incident_19_the_signing_key_of_a_compromised_host_opens_nothing() {
     assert_eq!(error, KeyError::UnsupportedAlgorithm("an Ed25519 key, which only signs".into()));
 }
 
+/// A run that nobody watches needs a public key file and nothing else; to open is another machine's.
+#[test]
+fn incident_20_an_unattended_run_holds_nothing_that_opens_what_it_sealed() {
+    use crate::{Identity, OpenError, Opener, RsaIdentity, RsaRecipient, SealOptions, Sealer};
+    use backup_core::{BackupId, DumpReport, Expected};
+    use std::sync::Arc;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key.pub.pem");
+    write_public_key(&path, &KEY.public_key().to_pem()).unwrap();
+    let held = read_key_file(&path).unwrap().contents;
+    let public = RsaPublicKey::from_pem(&held).unwrap();
+    let recipient = RsaRecipient::from_public(public.as_rsa().clone()).unwrap();
+    assert_eq!(recipient.key_id(), public.key_id());
+    let mut sealed = Vec::new();
+    let (mut sealer, head) =
+        Sealer::new(BackupId::random(), &[Arc::new(recipient)], &SealOptions::default()).unwrap();
+    sealed.extend(head);
+    sealer.push(b"the rows", &mut sealed).unwrap();
+    sealer.finish(DumpReport::default(), &mut sealed).unwrap();
+
+    assert!(RsaPrivateKey::from_pem(&held, None).is_err());
+    let open = |identities: Vec<Arc<dyn Identity>>| {
+        let mut plain = Vec::new();
+        let mut opener = Opener::new(identities, Expected::default())?;
+        opener.push(&sealed, &mut |bytes: &[u8]| plain.extend_from_slice(bytes))?;
+        opener.finish()?;
+        Ok::<_, OpenError>(plain)
+    };
+    let identity = |key: &RsaPrivateKey| -> Vec<Arc<dyn Identity>> {
+        vec![Arc::new(RsaIdentity::from_private(key.as_rsa().clone()).unwrap())]
+    };
+    let stranger = RsaPrivateKey::generate(2048).unwrap();
+    assert!(open(Vec::new()).is_err());
+    assert!(open(identity(&stranger)).is_err());
+    assert_eq!(open(identity(&KEY)).unwrap(), b"the rows");
+}
+
 #[test]
 fn incident_29_a_key_file_said_to_be_encrypted_is() {
     let secret = passphrase("opensesame");

@@ -536,7 +536,7 @@ fn an_unsigned_origin_is_asked_for_and_named() {
 
 /// The host that makes backups holds no key whose signature changes who is trusted.
 #[test]
-fn incident_20_a_backup_host_cannot_extend_its_own_rights() {
+fn incident_19_a_backup_host_cannot_extend_its_own_rights() {
     let fixture = fixture();
     let trust = fixture.trust();
     assert_eq!(trust.succeed(&fixture.host, Vec::new(), Vec::new()).unwrap_err().kind(), ErrorKind::Denied);
