@@ -210,7 +210,9 @@ async fn publish(
     match stored {
         Ok(receipt) => {
             if request.read_back {
-                verify::same_bytes(&quiet(cx), parts.reader.as_ref(), &at.manifest(), &receipt).await?;
+                let read =
+                    verify::same_bytes(&quiet(cx), parts.reader.as_ref(), &at.manifest(), &receipt).await;
+                read.map_err(|error| unread(at, error))?;
             }
             // The backup exists. A ledger that cannot say so now finds out at the next run by looking.
             if let Err(error) = parts.ledger.settle(&request.repository, &request.source, true).await {
@@ -223,6 +225,17 @@ async fn publish(
         // Unless the place said no for certain, the manifest may be there: the next run looks.
         Err(error) => Err(error.at(Stage::Manifest)),
     }
+}
+
+/// The manifest was stored, but nobody saw it: neither a backup nor none.
+fn unread(at: &BackupRef, error: Error) -> Error {
+    if error.kind() == ErrorKind::Integrity {
+        return error.at(Stage::Manifest);
+    }
+    Error::new(ErrorKind::Uncertain, at.manifest().to_string(), "was stored, but could not be read back")
+        .with_hint(format!("look again: strongroom verify {}", at.id))
+        .with_source(error)
+        .at(Stage::Manifest)
 }
 
 /// The head to build on, after settling by a look what an interrupted run intended.

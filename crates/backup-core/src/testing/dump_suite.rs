@@ -298,7 +298,7 @@ where
     // Broken at the start, inside and just before the clean end: never a target.
     for cut in [0, whole.len() / 2, whole.len()] {
         let plan = restorer.plan(&cx, request()).await.expect("plans");
-        let dump = broken(format, whole.slice(..cut), ErrorKind::Integrity);
+        let dump = broken(format, &whole.slice(..cut), ErrorKind::Integrity);
         let error = restorer.restore(&cx, plan, dump).await.expect_err("a broken dump is refused");
         // With bytes missing the tool may complain first; with all of them only the end is missing.
         assert!(matches!(error.kind(), ErrorKind::Integrity | ErrorKind::Tool), "cut at {cut}: {error}");
@@ -336,9 +336,9 @@ pub fn known(format: &DumpFormat, whole: &Bytes) -> Dump {
 
 /// A dump that fails with `kind` where its clean end should be.
 #[must_use]
-pub fn broken(format: &DumpFormat, bytes: Bytes, kind: ErrorKind) -> Dump {
+pub fn broken(format: &DumpFormat, bytes: &Bytes, kind: ErrorKind) -> Dump {
     let failure = Err(Error::new(kind, "dump", "broken for a test"));
-    let items: Vec<Result<Bytes>> = chunks_of(&bytes).into_iter().map(Ok).chain([failure]).collect();
+    let items: Vec<Result<Bytes>> = chunks_of(bytes).into_iter().map(Ok).chain([failure]).collect();
     let (_, report) = Settled::pending();
     Dump { format: format.clone(), bytes: ByteStream::new(futures::stream::iter(items)), report }
 }

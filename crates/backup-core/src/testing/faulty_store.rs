@@ -71,7 +71,7 @@ impl FaultPlan {
         self.0.fired.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn strike(&self, call: &str, subject: &str) -> Option<Fault> {
+    pub(super) fn strike(&self, call: &str, subject: &str) -> Option<Fault> {
         let n = self.0.calls.fetch_add(1, Ordering::SeqCst);
         let struck = n == self.0.at || (self.0.fault == Fault::Gone && n > self.0.at);
         if n == self.0.at {
@@ -109,7 +109,7 @@ impl<S> FaultyStore<S> {
     }
 }
 
-async fn run<T>(
+pub(super) async fn run<T>(
     plan: &FaultPlan,
     call: &'static str,
     subject: &str,

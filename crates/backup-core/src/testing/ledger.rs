@@ -13,6 +13,8 @@ use crate::ledger::{Head, Ledger};
 use crate::manifest::BackupRef;
 use crate::progress::RunStatus;
 
+use super::faulty_store::{FaultPlan, run};
+
 /// A [`Ledger`] that survives its clones, not the process.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryLedger(Arc<Mutex<BTreeMap<(RepositoryId, SourceName), Heads>>>);
@@ -51,6 +53,43 @@ impl Ledger for MemoryLedger {
             heads.settled = Some(head);
         }
         Ok(())
+    }
+}
+
+/// A ledger whose calls fail as its [`FaultPlan`] says; they are counted with the plan's other calls.
+#[derive(Debug, Clone)]
+pub struct FaultyLedger<L> {
+    inner: L,
+    plan: FaultPlan,
+}
+
+impl<L> FaultyLedger<L> {
+    /// Wraps `inner`.
+    pub fn new(inner: L, plan: FaultPlan) -> Self {
+        Self { inner, plan }
+    }
+
+    async fn call<T>(&self, call: &'static str, inner: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        run(&self.plan, call, "ledger", ErrorKind::Unavailable, inner).await
+    }
+}
+
+#[async_trait]
+impl<L: Ledger> Ledger for FaultyLedger<L> {
+    async fn head(&self, repository: &RepositoryId, source: &SourceName) -> Result<Option<Head>> {
+        self.call("head", self.inner.head(repository, source)).await
+    }
+
+    async fn intended(&self, repository: &RepositoryId, source: &SourceName) -> Result<Option<Head>> {
+        self.call("intended", self.inner.intended(repository, source)).await
+    }
+
+    async fn intend(&self, repository: &RepositoryId, source: &SourceName, head: Head) -> Result<()> {
+        self.call("intend", self.inner.intend(repository, source, head)).await
+    }
+
+    async fn settle(&self, repository: &RepositoryId, source: &SourceName, stored: bool) -> Result<()> {
+        self.call("settle", self.inner.settle(repository, source, stored)).await
     }
 }
 

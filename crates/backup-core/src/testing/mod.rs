@@ -2,7 +2,7 @@
 
 mod ledger;
 
-pub use ledger::{MemoryCatalog, MemoryLedger};
+pub use ledger::{FaultyLedger, MemoryCatalog, MemoryLedger};
 
 mod dump_suite;
 

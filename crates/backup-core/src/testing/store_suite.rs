@@ -35,6 +35,9 @@ pub struct Place {
     pub many: usize,
     /// Whether [`Remover::sweep_unfinished`] is there.
     pub sweeps: bool,
+    /// Whether the place can be asked for a name that others begin with, as a folder's; some small
+    /// servers over a file system break on that.
+    pub knows_folders: bool,
 }
 
 impl Place {
@@ -48,7 +51,16 @@ impl Place {
     #[must_use]
     pub fn new(sink: Arc<dyn Sink>, source: Arc<dyn Source>, remover: Arc<dyn Remover>) -> Self {
         let prefix = format!("suite-{}/", BackupId::random());
-        Self { sink, source, remover, prefix, large: 3 * CHUNK + 17, many: 40, sweeps: true }
+        Self {
+            sink,
+            source,
+            remover,
+            prefix,
+            large: 3 * CHUNK + 17,
+            many: 40,
+            sweeps: true,
+            knows_folders: true,
+        }
     }
 
     /// With a largest object of `large` bytes.
@@ -69,6 +81,13 @@ impl Place {
     #[must_use]
     pub fn without_sweep(mut self) -> Self {
         self.sweeps = false;
+        self
+    }
+
+    /// Where nobody may ask for the name of a folder.
+    #[must_use]
+    pub fn without_folders(mut self) -> Self {
+        self.knows_folders = false;
         self
     }
 
@@ -318,7 +337,9 @@ async fn what_is_missing_is_named(place: &Place) {
     assert_eq!(place.source.list(&format!("{}missing/", place.prefix)).await.expect("list"), []);
     // A folder is no object.
     put(place.sink.as_ref(), &place.key("folder/object"), &[b"x"]).await.expect("put");
-    assert_eq!(place.source.stat(&place.key("folder")).await.expect("stat"), None);
+    if place.knows_folders {
+        assert_eq!(place.source.stat(&place.key("folder")).await.expect("stat"), None);
+    }
 }
 
 async fn pins_hold(place: &Place) {
@@ -359,7 +380,9 @@ async fn listings_are_complete_and_in_order(place: &Place) {
     // What a listing says of an object is what a stat says of it.
     for object in [&listed[0], &listed[listed.len() - 1]] {
         let stat = place.source.stat(&object.key).await.expect("stat").expect("there");
-        assert_eq!((stat.len, &stat.tag), (object.len, &object.tag), "{}", object.key);
+        assert_eq!(stat.len, object.len, "{}", object.key);
+        // Not every listing names versions, but none names another.
+        assert!(object.tag.is_none() || stat.tag == object.tag, "{}", object.key);
     }
     // Whole segments only: `many/` is not `many-more/`.
     let many = place.source.list(&format!("{folder}many/")).await.expect("list");
@@ -378,8 +401,10 @@ async fn removing_is_exact_and_repeatable(place: &Place) {
         assert_absent(place, &one, "although it was removed").await;
     }
     assert_holds(place, &other, b"x").await;
-    place.remover.remove(&place.key("remove/folder")).await.expect("a folder is no object");
-    assert_holds(place, &other, b"x").await;
+    if place.knows_folders {
+        place.remover.remove(&place.key("remove/folder")).await.expect("a folder is no object");
+        assert_holds(place, &other, b"x").await;
+    }
     place.remover.remove(&other).await.expect("remove");
     put(place.sink.as_ref(), &one, &[b"again"]).await.expect("a removed name is free");
     assert_holds(place, &one, b"again").await;

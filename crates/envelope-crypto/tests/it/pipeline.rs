@@ -1,0 +1,427 @@
+//! The whole backup and the whole restore, with one call failing at a time: for every call there is,
+//! in every way it can fail, either a whole backup or none, and everything stored before is intact.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use backup_core::pipeline::{self, BackedUp, BackupParts, BackupRequest, RestoreOptions, RestoreOutcome};
+use backup_core::testing::{
+    Fault, FaultPlan, FaultyLedger, FaultyStore, MemoryCatalog, MemoryLedger, MemoryRestorer, MemoryStore,
+    ScriptedDumper, collect,
+};
+use backup_core::{
+    BackupId, BackupRef, CancelToken, Catalog as _, Context, Dumper, ErrorKind, Event, Ledger, Origin,
+    Progress, RepositoryId, Result, RunStatus, Selection, Signer, Sink, SourceName,
+};
+use bytes::Bytes;
+use envelope_crypto::sign::SigningKey;
+use envelope_crypto::trust::{KeyGrant, NewRepository, RepositoryTrust};
+use envelope_crypto::{EnvelopeAuditor, EnvelopeDecryptor, EnvelopeEncryptor, OpenOptions};
+
+use crate::fixture::{self, BLOCK};
+
+const FAULTS: [Fault; 5] = [Fault::Before, Fault::After, Fault::CutShort, Fault::Broken, Fault::Gone];
+
+/// One host, one repository, one store.
+struct World {
+    store: MemoryStore,
+    ledger: MemoryLedger,
+    catalog: MemoryCatalog,
+    signer: Arc<SigningKey>,
+    trust: RepositoryTrust,
+    repository: RepositoryId,
+}
+
+impl World {
+    fn new() -> Self {
+        let (owner, host) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+        let grants = vec![KeyGrant::backup_of_all(*host.verifying_key())];
+        let made = NewRepository::create(&owner, jiff::Timestamp::UNIX_EPOCH, grants).unwrap();
+        let trust = RepositoryTrust::load(
+            &made.pin,
+            made.repository_json.stored(),
+            [(1, made.trust_json.stored().clone())],
+            None,
+        )
+        .unwrap();
+        Self {
+            store: MemoryStore::new(),
+            ledger: MemoryLedger::default(),
+            catalog: MemoryCatalog::default(),
+            signer: Arc::new(host),
+            repository: made.pin.repository,
+            trust,
+        }
+    }
+
+    fn parts(&self, dumper: Arc<dyn Dumper>, plan: &FaultPlan) -> BackupParts {
+        let store = Arc::new(FaultyStore::new(self.store.clone(), plan.clone()));
+        let recipients = vec![fixture::secret_key().recipient];
+        BackupParts {
+            dumper,
+            encryptor: Arc::new(EnvelopeEncryptor::new(recipients, fixture::options(1)).unwrap()),
+            sink: Arc::clone(&store) as Arc<dyn Sink>,
+            reader: store,
+            signer: Arc::clone(&self.signer) as Arc<dyn Signer>,
+            ledger: Arc::new(FaultyLedger::new(self.ledger.clone(), plan.clone())) as Arc<dyn Ledger>,
+            catalog: Some(Arc::new(self.catalog.clone())),
+        }
+    }
+
+    fn request(&self) -> BackupRequest {
+        BackupRequest {
+            repository: self.repository,
+            source: source(),
+            id: BackupId::random(),
+            selection: Selection::default(),
+            estimate: None,
+            read_back: true,
+        }
+    }
+
+    async fn back_up(
+        &self,
+        cx: &Context,
+        dumper: Arc<dyn Dumper>,
+        plan: &FaultPlan,
+    ) -> (BackupId, Result<BackedUp>) {
+        let request = self.request();
+        (request.id, pipeline::backup(cx, &self.parts(dumper, plan), request).await)
+    }
+
+    /// The bytes of every backup that a reader sees, each read in all three ways, by id.
+    async fn visible(&self) -> BTreeMap<BackupId, Bytes> {
+        let mut visible = BTreeMap::new();
+        for listed in pipeline::list(&self.store, &self.trust, None).await.unwrap() {
+            let manifest = listed.manifest.expect("what is listed is believed");
+            assert_eq!(manifest.origin(), Origin::Trusted { signer: self.signer.key_id() });
+            let cx = Context::new();
+            let quick =
+                pipeline::quick(&cx, &self.store, &self.trust, &EnvelopeAuditor, &listed.at).await.unwrap();
+            assert_eq!(quick.bytes, manifest.manifest().object_len);
+            pipeline::deep(&cx, &self.store, &self.trust, &decryptor(), &[], &listed.at).await.unwrap();
+            let opened =
+                pipeline::open(&cx, &self.store, &self.trust, &decryptor(), &listed.at).await.unwrap();
+            visible.insert(listed.at.id, collect(opened.dump.bytes).await.unwrap());
+        }
+        visible
+    }
+
+    /// The sequence numbers count up by one and every manifest names the one before.
+    async fn check_history(&self) {
+        let listed = pipeline::list(&self.store, &self.trust, None).await.unwrap();
+        let manifests: Vec<_> = listed.iter().map(|l| l.manifest.as_ref().unwrap()).collect();
+        for (i, manifest) in manifests.iter().enumerate() {
+            assert_eq!(manifest.manifest().seq, i as u64 + 1);
+            let before = i.checked_sub(1).map(|i| manifests[i].pae_sha256());
+            assert_eq!(manifest.manifest().prev, before);
+        }
+    }
+}
+
+fn source() -> SourceName {
+    "orders".parse().unwrap()
+}
+
+fn decryptor() -> EnvelopeDecryptor {
+    EnvelopeDecryptor::new(fixture::secret_key().identities, OpenOptions { workers: 1 })
+}
+
+/// A dump of a few blocks in a few chunks.
+fn dump(seed: usize) -> Arc<ScriptedDumper> {
+    let bytes = fixture::noise(2 * BLOCK + 1000 + seed);
+    Arc::new(ScriptedDumper::new(bytes.chunks(50_000).map(Bytes::copy_from_slice).collect::<Vec<_>>()))
+}
+
+#[tokio::test]
+async fn a_backup_failed_at_any_call_is_whole_or_absent() {
+    let mut tried = 0;
+    for fault in FAULTS {
+        for n in 0.. {
+            let world = World::new();
+            let (cx, plan) = (Context::new(), FaultPlan::at(n, fault));
+            let first = dump(0);
+            let (earlier, made) = world.back_up(&cx, first.clone(), &FaultPlan::never()).await;
+            made.unwrap();
+
+            let second = dump(1);
+            let (id, outcome) = world.back_up(&cx, second.clone(), &plan).await;
+            let visible = world.visible().await;
+            let what = format!("{fault:?} at call {n}: {:?}", plan.fired());
+            assert_eq!(visible.get(&earlier), Some(&first.whole()), "{what}");
+            match (&outcome, visible.get(&id)) {
+                (Ok(done), Some(bytes)) => {
+                    assert!(done.read_back);
+                    assert_eq!(*bytes, second.whole(), "{what}");
+                }
+                (Err(error), None) => assert_ne!(error.kind(), ErrorKind::Bug, "{what}: {error}"),
+                // Stored, but the answer was lost: said as such, and whole.
+                (Err(error), Some(bytes)) => {
+                    // A store that gives other bytes than it was given is named as such.
+                    let expected =
+                        if fault == Fault::CutShort { ErrorKind::Integrity } else { ErrorKind::Uncertain };
+                    assert_eq!(error.kind(), expected, "{what}: {error}");
+                    assert_eq!(*bytes, second.whole(), "{what}");
+                }
+                (Ok(_), None) => panic!("a green tick that lied: {what}"),
+            }
+
+            // The next run works and the history has no hole.
+            let third = dump(2);
+            let (later, made) = world.back_up(&cx, third.clone(), &FaultPlan::never()).await;
+            made.unwrap_or_else(|error| panic!("{what}: the next run failed: {error}"));
+            let visible = world.visible().await;
+            assert_eq!(visible.get(&later), Some(&third.whole()), "{what}");
+            assert_eq!(visible.get(&earlier), Some(&first.whole()), "{what}");
+            world.check_history().await;
+
+            if plan.fired().is_none() {
+                break;
+            }
+            tried += 1;
+        }
+    }
+    assert!(tried >= 5 * 15, "only {tried} calls were made to fail");
+}
+
+#[tokio::test]
+async fn a_restore_failed_at_any_call_hands_over_nothing() {
+    let world = World::new();
+    let whole = dump(0);
+    let (id, made) = world.back_up(&Context::new(), whole.clone(), &FaultPlan::never()).await;
+    made.unwrap();
+    let at = BackupRef { source: source(), id };
+    let mut tried = 0;
+    for verify_first in [false, true] {
+        for fault in FAULTS {
+            for n in 0.. {
+                let plan = FaultPlan::at(n, fault);
+                let store = FaultyStore::new(world.store.clone(), plan.clone());
+                let restorer = MemoryRestorer::new();
+                let options = RestoreOptions { verify_first, ..Default::default() };
+                let outcome = pipeline::restore(
+                    &Context::new(),
+                    &store,
+                    &world.trust,
+                    &decryptor(),
+                    &restorer,
+                    &at,
+                    options,
+                )
+                .await;
+                let what = format!("{fault:?} at call {n}: {:?}", plan.fired());
+                match outcome {
+                    Ok(_) => assert_eq!(restorer.applied(), Some(whole.whole()), "{what}"),
+                    Err(error) => {
+                        assert_eq!(restorer.applied(), None, "{what}");
+                        assert_ne!(error.kind(), ErrorKind::Bug, "{what}: {error}");
+                    }
+                }
+                if plan.fired().is_none() {
+                    break;
+                }
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried >= 30, "only {tried} calls were made to fail");
+}
+
+#[tokio::test]
+async fn incident_01_a_failed_dump_is_no_backup() {
+    for kind in [
+        ErrorKind::Tool,
+        ErrorKind::Denied,
+        ErrorKind::Unavailable,
+        ErrorKind::TimedOut,
+        ErrorKind::Cancelled,
+    ] {
+        for chunks in 0..5 {
+            let world = World::new();
+            let bytes = fixture::noise(chunks * BLOCK);
+            let dumper =
+                ScriptedDumper::new(bytes.chunks(BLOCK).map(Bytes::copy_from_slice).collect::<Vec<_>>());
+            let (_, outcome) =
+                world.back_up(&Context::new(), Arc::new(dumper.then_fails(kind)), &FaultPlan::never()).await;
+            assert_eq!(outcome.unwrap_err().kind(), kind);
+            assert_eq!(world.store.keys(), [], "nothing became visible after {chunks} chunks");
+            assert_eq!(world.store.unfinished(), 0, "and nothing is left half done");
+            let runs = world.catalog.list().await.unwrap();
+            let expected =
+                if kind == ErrorKind::Cancelled { RunStatus::Cancelled } else { RunStatus::Failed };
+            assert_eq!(runs[0].status, expected, "the run is recorded");
+        }
+    }
+}
+
+/// Cancels at the n-th event.
+#[derive(Debug)]
+struct CancelAt {
+    left: std::sync::atomic::AtomicIsize,
+    cancel: CancelToken,
+}
+
+impl Progress for CancelAt {
+    fn on(&self, _: Event<'_>) {
+        if self.left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+            self.cancel.cancel();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_backup_cancelled_at_any_event_is_whole_or_absent() {
+    for n in 0.. {
+        let world = World::new();
+        let cancel = CancelToken::new();
+        let watcher = Arc::new(CancelAt { left: n.into(), cancel: cancel.clone() });
+        let cx = Context::new().with_cancel(cancel.clone()).with_progress(watcher);
+        let dumper = dump(0);
+        let (id, outcome) = world.back_up(&cx, dumper.clone(), &FaultPlan::never()).await;
+        let visible = world.visible().await;
+        match outcome {
+            Ok(_) => assert_eq!(visible.get(&id), Some(&dumper.whole())),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Cancelled, "event {n}: {error}");
+                assert!(visible.is_empty());
+                assert_eq!(world.store.unfinished(), 0, "event {n} left an upload behind");
+            }
+        }
+        if !cancel.is_cancelled() {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_data_object_exchanged_between_two_passes_is_refused() {
+    let world = World::new();
+    let (first, second) = (dump(0), dump(0));
+    let (id, made) = world.back_up(&Context::new(), first, &FaultPlan::never()).await;
+    made.unwrap();
+    let (other, made) = world.back_up(&Context::new(), second, &FaultPlan::never()).await;
+    made.unwrap();
+    let [at, other] = [id, other].map(|id| BackupRef { source: source(), id });
+
+    // Another good envelope of the same length, in the same place.
+    world.store.overwrite(&at.data(), world.store.bytes(&other.data()).unwrap());
+    let restorer = MemoryRestorer::new();
+    let outcome = pipeline::restore(
+        &Context::new(),
+        &world.store,
+        &world.trust,
+        &decryptor(),
+        &restorer,
+        &at,
+        RestoreOptions::default(),
+    )
+    .await;
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Integrity);
+    assert_eq!(restorer.applied(), None);
+    let quick = pipeline::quick(&Context::new(), &world.store, &world.trust, &EnvelopeAuditor, &at).await;
+    assert_eq!(quick.unwrap_err().kind(), ErrorKind::Integrity);
+}
+
+#[tokio::test]
+async fn an_object_with_one_flipped_bit_is_refused_by_every_reader() {
+    let world = World::new();
+    let (id, made) = world.back_up(&Context::new(), dump(0), &FaultPlan::never()).await;
+    made.unwrap();
+    let at = BackupRef { source: source(), id };
+    let believed = pipeline::quick(&Context::new(), &world.store, &world.trust, &EnvelopeAuditor, &at)
+        .await
+        .unwrap()
+        .manifest;
+    for key in [at.data(), at.tree(), at.manifest()] {
+        let good = world.store.bytes(&key).unwrap();
+        for byte in (0..good.len()).step_by(good.len() / 23 + 1) {
+            let mut bad = good.to_vec();
+            bad[byte] ^= 1;
+            world.store.overwrite(&key, bad);
+            let cx = Context::new();
+            let quick = pipeline::quick(&cx, &world.store, &world.trust, &EnvelopeAuditor, &at).await;
+            let error = match quick {
+                // The name of the key is a hint outside the signature; it changes nothing.
+                Ok(quick) if key == at.manifest() => {
+                    assert_eq!(quick.manifest, believed, "byte {byte}");
+                    continue;
+                }
+                Ok(_) => panic!("{key}: damage at byte {byte} was not found without a key"),
+                Err(error) => error,
+            };
+            assert!(
+                matches!(error.kind(), ErrorKind::Integrity | ErrorKind::Denied | ErrorKind::Unsupported),
+                "{key} {byte}: {error}"
+            );
+            for verify_first in [false, true] {
+                let restorer = MemoryRestorer::new();
+                let options = RestoreOptions { verify_first, ..Default::default() };
+                let outcome =
+                    pipeline::restore(&cx, &world.store, &world.trust, &decryptor(), &restorer, &at, options)
+                        .await;
+                // Only verify-first reads the tree.
+                if key != at.tree() || verify_first {
+                    assert!(outcome.is_err(), "{key} {byte}");
+                    assert_eq!(restorer.applied(), None);
+                }
+            }
+        }
+        world.store.overwrite(&key, good);
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_reads_the_manifest_and_changes_nothing() {
+    let world = World::new();
+    let (id, made) = world.back_up(&Context::new(), dump(0), &FaultPlan::never()).await;
+    made.unwrap();
+    let restorer = MemoryRestorer::new();
+    let outcome = pipeline::restore(
+        &Context::new(),
+        &world.store,
+        &world.trust,
+        &decryptor(),
+        &restorer,
+        &BackupRef { source: source(), id },
+        RestoreOptions { dry_run: true, ..Default::default() },
+    )
+    .await
+    .unwrap();
+    assert!(matches!(outcome, RestoreOutcome::Planned(..)));
+    assert_eq!(restorer.applied(), None);
+}
+
+#[tokio::test]
+async fn latest_is_the_highest_sequence_number_whatever_the_clock_says() {
+    let world = World::new();
+    let clock =
+        Arc::new(backup_core::testing::ManualClock::at(jiff::Timestamp::from_second(2_000_000_000).unwrap()));
+    let mut ids = Vec::new();
+    for second in [2_000_000_000, 1_000_000_000, 1_500_000_000] {
+        clock.set(jiff::Timestamp::from_second(second).unwrap());
+        let cx = Context::new().with_clock(clock.clone());
+        let (id, made) = world.back_up(&cx, dump(0), &FaultPlan::never()).await;
+        made.unwrap();
+        ids.push(id);
+    }
+    let listed = pipeline::list(&world.store, &world.trust, Some(&source())).await.unwrap();
+    assert_eq!(pipeline::latest(&listed, &source()).unwrap().manifest().id, ids[2]);
+    assert_eq!(pipeline::find(&world.store, ids[0]).await.unwrap().id, ids[0]);
+    let unknown = pipeline::find(&world.store, BackupId::random()).await;
+    assert_eq!(unknown.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn an_audit_without_a_root_to_hold_against_is_refused() {
+    use backup_core::{Auditor as _, ByteStream, Expected, Opening};
+    let (file, summary) =
+        fixture::seal(&[&fixture::secret_key()], &fixture::options(1), &fixture::noise(BLOCK + 1));
+    let opening = |expected| Opening {
+        sealed: ByteStream::declare_sealed(futures::stream::iter(fixture::chunks(&file))),
+        expected,
+    };
+    let expected = fixture::expected(&summary, &file);
+    assert_eq!(EnvelopeAuditor.audit(opening(expected)).await.unwrap(), 3);
+    let error = EnvelopeAuditor.audit(opening(Expected::default())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Integrity);
+}
