@@ -174,7 +174,7 @@ impl Trouble {
         }
     }
 
-    fn of_s3_code(code: &str) -> Option<Self> {
+    pub(crate) fn of_s3_code(code: &str) -> Option<Self> {
         Some(match code {
             "NoSuchBucket" => Self::NoSuchBucket,
             "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken" => {

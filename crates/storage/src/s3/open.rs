@@ -82,7 +82,7 @@ pub(super) fn open(
         .map_err(|error| crate::trouble::from_opendal(place.to_string(), "setting up", &error))?
         .with_context(context)
         .layer(retries);
-    let unfinished = Unfinished::new(place, endpoint.as_deref(), &region, credentials, transport);
+    let unfinished = Unfinished::new(place, endpoint.as_deref(), &region, credentials, transport, retry);
     Ok(S3Store {
         operator,
         name: place.to_string().into(),

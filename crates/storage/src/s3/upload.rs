@@ -186,9 +186,8 @@ impl Worker {
     /// Hands the gathered part to the writer: one `write` of at least the shortest length is one part.
     async fn send(&mut self) -> Result<()> {
         let part = self.part.take();
-        if self.plan.held(part.len() as u64) > self.plan.memory()
-            && self.plan.part_len(self.parts) != self.plan.part_len(self.parts.wrapping_sub(1))
-        {
+        let longer = self.parts > 0 && self.plan.part_len(self.parts) != self.plan.part_len(self.parts - 1);
+        if (longer || self.parts == 0) && self.plan.held(part.len() as u64) > self.plan.memory() {
             tracing::warn!(
                 object = %self.subject,
                 part_bytes = part.len(),

@@ -1,0 +1,162 @@
+//! What S3 servers really do.
+
+use std::sync::Arc;
+
+use backup_core::testing::store_suite::{self, Place};
+use backup_core::testing::{noise, put};
+use backup_core::{ErrorKind, ObjectKey};
+use jiff::{SignedDuration, Timestamp};
+use storage::{Credentials, Opened, StorageConfig};
+
+use crate::servers::{impatient, rgw, s3s};
+
+/// Enough for three parts of 5 MiB, the last of them short.
+const LARGE: usize = 11 << 20;
+/// Parts of the shortest length.
+const SMALL_PARTS: &str = "&part_memory=20";
+
+fn place(opened: &Opened) -> Place {
+    Place::new(Arc::clone(&opened.sink), Arc::clone(&opened.source), Arc::clone(&opened.remover))
+        .with_large(LARGE)
+}
+
+fn key(name: &str) -> ObjectKey {
+    name.parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ceph_keeps_the_promises_of_a_sink() {
+    store_suite::sink(&place(&rgw().open(SMALL_PARTS))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ceph_keeps_the_promises_of_a_source_and_a_remover() {
+    let place = place(&rgw().open(SMALL_PARTS)).with_many(1_100);
+    store_suite::source(&place).await;
+    store_suite::remover(&place).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3s_keeps_the_promises_of_every_port() {
+    // It has no ListMultipartUploads, and answers 500 to a HEAD of a folder's name.
+    let place = place(&s3s().open(SMALL_PARTS)).without_folders().without_sweep();
+    store_suite::sink(&place).await;
+    store_suite::source(&place).await;
+    store_suite::remover(&place).await;
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_denied() {
+    for server in [rgw(), s3s()] {
+        let config = server.config("").with_credentials(Credentials::new("nobody", "hunter2".to_owned()));
+        let opened = storage::open(&config).unwrap();
+        let errors = [
+            put(opened.sink.as_ref(), &key("x"), &[b"x"]).await.unwrap_err(),
+            opened.source.list("").await.unwrap_err(),
+            opened.source.fetch(&key("x"), None, None).await.unwrap_err(),
+            opened.remover.remove(&key("x")).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+            assert!(error.hint().is_some());
+            assert!(!format!("{error} {error:?}").contains("hunter2"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_bucket_is_named() {
+    let mut server = rgw();
+    server.bucket = "no-such-bucket".to_owned();
+    let opened = server.open(SMALL_PARTS);
+    let errors = [
+        opened.source.list("").await.unwrap_err(),
+        put(opened.sink.as_ref(), &key("x"), &[b"x"]).await.unwrap_err(),
+        put(opened.sink.as_ref(), &key("x"), &[&noise(LARGE, 1)]).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+        assert!(error.hint().unwrap().contains("bucket") && error.subject().contains("no-such-bucket"));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_unavailable() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let opened = s3s().through(endpoint).open("");
+    let error = opened.source.list("").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    assert!(error.what().contains("refused") && error.hint().is_some(), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_timed_out() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut retrying = impatient();
+    retrying.patience = std::time::Duration::from_millis(100);
+    let server = s3s().through(format!("http://{}", listener.local_addr().unwrap()));
+    let opened = storage::open(&server.config("").with_retrying(retrying)).unwrap();
+    let error = opened.source.list("").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error:?}");
+}
+
+#[tokio::test]
+async fn without_tls_a_certificate_is_asked_for_in_vain() {
+    let endpoint = s3s().endpoint.replace("http://", "https://");
+    let opened = s3s().through(endpoint).open("");
+    let error = opened.source.list("").await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Config), "{error:?}");
+}
+
+/// What another program left behind is found by its age and removed; nothing else is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn incident_67_leftovers_of_an_interrupted_upload_are_swept() {
+    let opened = rgw().open(SMALL_PARTS);
+    let (sink, remover) = (&opened.sink, &opened.remover);
+    let mut upload = sink.begin(&key("db/interrupted"), None).await.unwrap();
+    for chunk in noise(LARGE, 3).chunks(1 << 20) {
+        upload.write(bytes::Bytes::copy_from_slice(chunk)).await.unwrap();
+    }
+    // A process that is killed runs no destructor.
+    std::mem::forget(upload);
+    put(sink.as_ref(), &key("db/good"), &[b"good"]).await.unwrap();
+    let now = Timestamp::now();
+    let spared = remover.sweep_unfinished(now - SignedDuration::from_hours(1)).await.unwrap();
+    assert_eq!(spared.uploads, 0);
+    let swept = remover.sweep_unfinished(now + SignedDuration::from_hours(1)).await.unwrap();
+    assert_eq!(swept.uploads, 1);
+    let again = remover.sweep_unfinished(now + SignedDuration::from_hours(1)).await.unwrap();
+    assert_eq!(again.uploads, 0);
+    // And the run after it works.
+    put(sink.as_ref(), &key("db/interrupted"), &[b"next"]).await.unwrap();
+    assert_eq!(opened.source.list("").await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropped_and_aborted_uploads_are_gone_at_the_server_too() {
+    let opened = rgw().open(SMALL_PARTS);
+    for (n, dropped) in [(0, true), (1, false)] {
+        let mut upload = opened.sink.begin(&key(&format!("x/{n}")), None).await.unwrap();
+        for chunk in noise(LARGE, 3).chunks(1 << 20) {
+            upload.write(bytes::Bytes::copy_from_slice(chunk)).await.unwrap();
+        }
+        if dropped { drop(upload) } else { upload.abort().await.unwrap() }
+    }
+    // A dropped upload is aborted behind our back.
+    let tomorrow = Timestamp::now() + SignedDuration::from_hours(24);
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!(opened.remover.sweep_unfinished(tomorrow).await.unwrap().uploads, 0);
+}
+
+#[tokio::test]
+async fn a_place_shows_no_secret() {
+    let server = rgw();
+    let config = server.config("");
+    let opened = storage::open(&config).unwrap();
+    let shown = format!("{config} {config:?} {opened:?} {} {}", opened.sink, opened.source);
+    assert!(!shown.contains(&server.secret_key), "{shown}");
+    assert!(opened.sink.to_string().starts_with("s3://"));
+    let _: StorageConfig = config;
+}

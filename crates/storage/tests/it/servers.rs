@@ -1,0 +1,72 @@
+//! The S3 servers that `scripts/test` starts.
+
+use std::time::Duration;
+
+use backup_core::BackupId;
+use storage::{Credentials, Opened, Retrying, StorageConfig};
+
+/// One server and its bucket.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    pub(crate) endpoint: String,
+    pub(crate) access_key: String,
+    pub(crate) secret_key: String,
+    pub(crate) bucket: String,
+}
+
+/// Ceph's gateway.
+pub(crate) fn rgw() -> Server {
+    Server::from_environment("RGW")
+}
+
+/// A small server that verifies the checksum of every part.
+pub(crate) fn s3s() -> Server {
+    Server::from_environment("S3S")
+}
+
+/// Pauses short enough for tests.
+pub(crate) fn impatient() -> Retrying {
+    Retrying {
+        times: 2,
+        min_delay: Duration::from_millis(10),
+        max_delay: Duration::from_millis(50),
+        patience: Duration::from_secs(20),
+    }
+}
+
+impl Server {
+    fn from_environment(name: &str) -> Self {
+        let get = |what: &str| {
+            let name = format!("STRONGROOM_TEST_{name}_{what}");
+            std::env::var(&name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test"))
+        };
+        Self {
+            endpoint: get("ENDPOINT"),
+            access_key: get("ACCESS_KEY"),
+            secret_key: get("SECRET_KEY"),
+            bucket: get("BUCKET"),
+        }
+    }
+
+    /// The same server, spoken to through another address.
+    pub(crate) fn through(&self, endpoint: String) -> Self {
+        Self { endpoint, ..self.clone() }
+    }
+
+    /// A prefix of its own in the bucket, with more parameters.
+    pub(crate) fn config(&self, parameters: &str) -> StorageConfig {
+        self.config_at(&format!("it-{}", BackupId::random()), parameters)
+    }
+
+    pub(crate) fn config_at(&self, prefix: &str, parameters: &str) -> StorageConfig {
+        let url = format!("s3://{}/{prefix}?endpoint={}{parameters}", self.bucket, self.endpoint);
+        StorageConfig::from_url(&url)
+            .expect("a valid destination")
+            .with_credentials(Credentials::new(self.access_key.clone(), self.secret_key.clone()))
+            .with_retrying(impatient())
+    }
+
+    pub(crate) fn open(&self, parameters: &str) -> Opened {
+        storage::open(&self.config(parameters)).expect("open")
+    }
+}
