@@ -140,7 +140,9 @@ pub(crate) fn io_error(path: &std::path::Path, doing: &str, error: std::io::Erro
         Io::StorageFull | Io::QuotaExceeded => "make room there, then run the command again",
         _ => "check the disk and the path, then run the command again",
     };
-    Error::new(kind, path.display().to_string(), format!("cannot {doing}: {error}")).with_hint(hint)
+    Error::new(kind, path.display().to_string(), format!("cannot {doing}: {error}"))
+        .with_hint(hint)
+        .with_source(error)
 }
 
 #[cfg(test)]

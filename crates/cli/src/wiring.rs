@@ -6,11 +6,10 @@ use backup_core::{
     Auditor, ByteStream, Context, Decryptor, Dumper, Encryptor, Error, Event, Inspector, Notifier, Plain,
     Restorer, RunStatus,
 };
-use dumpers::command::{CommandConfig, CommandDumper};
-use dumpers::sqlite::{SqliteConfig, SqliteDumper, SqliteInspector, SqliteRestorer};
-use dumpers::stdin::{StdinConfig, StdinDumper};
+use dumpers::{SourceConfig, TargetConfig};
 use envelope_crypto::{
-    BlockLen, EnvelopeDecryptor, EnvelopeEncryptor, Identity, OpenOptions, Recipient, SealOptions,
+    BlockLen, EnvelopeAuditor, EnvelopeDecryptor, EnvelopeEncryptor, Identity, OpenOptions, Recipient,
+    SealOptions,
 };
 use notifiers::JsonLines;
 use storage::{Credentials, StorageConfig};
@@ -18,7 +17,6 @@ use storage::{Credentials, StorageConfig};
 use crate::failure::{Failure, Outcome};
 use crate::secrets;
 use crate::settings::{Compression, Destination, Environment, Settings};
-use crate::source::{From, Source};
 
 /// A destination that was opened.
 #[derive(Debug)]
@@ -131,36 +129,23 @@ pub(crate) fn counted(cx: &Context, estimate: Option<u64>, bytes: ByteStream<Pla
     bytes.inspect(move |chunk| cx.report(Event::Plain { bytes: chunk.len() as u64 }))
 }
 
-/// The reading side of a source.
+/// The reading side of a source. Nothing is connected yet.
 ///
 /// # Errors
-/// `Config` for a URL that is none.
-pub(crate) fn dumper(source: &Source) -> Outcome<Arc<dyn Dumper>> {
-    Ok(match &source.from {
-        From::Stdin => Arc::new(StdinDumper::new(StdinConfig::default())),
-        From::Command(argv) => Arc::new(CommandDumper::new(CommandConfig::new(argv.clone()))),
-        From::Url(url) => Arc::new(SqliteDumper::new(&SqliteConfig::new(url.trim_start_matches("sqlite:")))),
-    })
+/// `Config` for settings that cannot work.
+pub(crate) fn dumper(source: &SourceConfig) -> Outcome<Arc<dyn Dumper>> {
+    Ok(dumpers::open_source(source)?)
 }
 
-/// The writing side of a target.
+/// The writing side of a target. Nothing is connected yet.
 ///
 /// # Errors
-/// `Config` for a URL that is none.
-pub(crate) fn target(url: &str) -> Outcome<Arc<dyn Restorer>> {
-    Ok(Arc::new(SqliteRestorer::new(&SqliteConfig::new(url.trim_start_matches("sqlite:")))))
+/// `Config` for settings that cannot work.
+pub(crate) fn restorer(target: &TargetConfig) -> Outcome<Arc<dyn Restorer>> {
+    Ok(dumpers::open_target(target)?)
 }
 
 /// Parsers of every format that has one.
 pub(crate) fn inspectors() -> Vec<Arc<dyn Inspector>> {
-    vec![Arc::new(SqliteInspector)]
-}
-
-#[derive(Debug)]
-struct EnvelopeAuditor;
-#[async_trait::async_trait]
-impl Auditor for EnvelopeAuditor {
-    async fn audit(&self, _opening: backup_core::Opening) -> backup_core::Result<u64> {
-        Err(Error::new(backup_core::ErrorKind::Unsupported, "x", "y"))
-    }
+    dumpers::inspectors()
 }

@@ -79,7 +79,7 @@ async fn attempt(
     let state = State::open(&settings.state_dir)?;
     let host = host::host_key(&state, &around.printer)?;
     let (cx, bar) = around.watched();
-    let dumper = wiring::dumper(source)?;
+    let dumper = wiring::dumper(&source.config)?;
 
     // A database that is down is told before anything is made in the destination.
     let probe = dumper.probe(&cx).await.map_err(|e| e.at(backup_core::Stage::Probe))?;

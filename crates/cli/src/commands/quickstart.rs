@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use backup_core::{Error, ErrorKind, pipeline};
 use clap::Args;
+use dumpers::sqlite::SqliteConfig;
+use dumpers::{SourceConfig, TargetConfig};
 use serde_json::json;
 
 use super::Surroundings;
@@ -17,7 +19,7 @@ use crate::args::Sets;
 use crate::failure::{Failure, Outcome};
 use crate::reading::{self, OriginArgs, Reader};
 use crate::settings::{Needs, RawArgs, Value};
-use crate::source::{From, Source};
+use crate::source::Source;
 use crate::{printer, wiring};
 
 /// Try everything on a sample database: keys, backup, deep verification, restore, comparison.
@@ -98,9 +100,8 @@ impl Quickstart {
         let name = "sample".parse().map_err(Failure::Error)?;
         let source = Source {
             name,
-            from: From::Url(format!("sqlite:{}", paths.sample.display())),
+            config: SourceConfig::Sqlite(SqliteConfig::new(&paths.sample)),
             selection: backup_core::Selection::default(),
-            dump_args: Vec::new(),
         };
         let done = backup::run(&around, &settings, &source).await?;
         let at = done.manifest.backup();
@@ -119,7 +120,7 @@ impl Quickstart {
             std::fs::remove_file(&paths.restored)
                 .map_err(|e| crate::failure::io_error(&paths.restored, "remove", e))?;
         }
-        let restorer = wiring::target(&format!("sqlite:{}", paths.restored.display()))?;
+        let restorer = wiring::restorer(&TargetConfig::Sqlite(SqliteConfig::new(&paths.restored)))?;
         let options = pipeline::RestoreOptions::default();
         let trust = reader.trust.as_ref();
         pipeline::restore(cx, place, trust, decryptor.as_ref(), restorer.as_ref(), &at, options).await?;

@@ -4,13 +4,16 @@ use std::fmt::Write as _;
 
 use backup_core::pipeline::{self, RestoreOptions, RestoreOutcome};
 use clap::Args;
+use dumpers::TargetConfig;
+use dumpers::command::CommandConfig;
 use serde_json::json;
 
 use super::Surroundings;
 use crate::args::{DestinationArgs, IdentityArgs, SecretArgs};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::reading::{self, OriginArgs, Reader};
 use crate::settings::Needs;
+use crate::source::refuse_password;
 use crate::{printer, wiring};
 
 /// Restore a backup into a new database.
@@ -18,9 +21,18 @@ use crate::{printer, wiring};
 pub(crate) struct Restore {
     /// The backup: SOURCE@latest, SOURCE@ID or ID
     backup: String,
-    /// The target: a database or file that does not exist yet
-    #[arg(long, value_name = "URL")]
-    to: String,
+    /// The target, which does not exist yet: postgres://user@host/new_database, sqlite:FILE or file:FILE
+    #[arg(long, value_name = "URL", required_unless_present = "command")]
+    to: Option<String>,
+    /// Feed the dump to the program after `--`
+    #[arg(long, conflicts_with = "to", requires = "argv")]
+    command: bool,
+    /// The program and its arguments
+    #[arg(last = true, requires = "command", value_name = "PROGRAM")]
+    argv: Vec<String>,
+    /// One more argument for the restore program; repeatable
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    restore_arg: Vec<String>,
     /// Read and verify everything first; nothing is applied before the end was seen
     #[arg(long)]
     verify_first: bool,
@@ -41,6 +53,27 @@ pub(crate) struct Restore {
 }
 
 impl Restore {
+    fn target(&self) -> Outcome<TargetConfig> {
+        if self.command {
+            return Ok(TargetConfig::Command(CommandConfig::new(self.argv.clone())));
+        }
+        let url = self.to.as_deref().unwrap_or_default();
+        refuse_password(url, "flag --to")?;
+        let mut target = TargetConfig::from_url(url)?;
+        match &mut target {
+            TargetConfig::Postgresql(postgres) => postgres.extra_args.clone_from(&self.restore_arg),
+            _ if self.restore_arg.is_empty() => {}
+            _ => {
+                return Err(Failure::usage(
+                    "flag --restore-arg",
+                    "this target is restored without a program that takes arguments",
+                    "leave --restore-arg out",
+                ));
+            }
+        }
+        Ok(target)
+    }
+
     /// Runs the command.
     pub(crate) async fn run(self, mut around: Surroundings) -> Outcome {
         let selector = reading::selector(&self.backup)?;
@@ -51,7 +84,7 @@ impl Restore {
             ..Needs::default()
         };
         let settings = around.settings(&[&self.destination, &self.identity, &self.secrets], needs)?;
-        let restorer = wiring::target(&self.to)?;
+        let restorer = wiring::restorer(&self.target()?)?;
         let mut reader = Reader::open(&around, &settings, &self.origin).await?;
         let at = reader.select(&around, &settings, &selector).await?;
         let decryptor = reading::decryptor(&around, &settings)?;

@@ -10,8 +10,8 @@ use toml::de::{DeTable, DeValue};
 use super::problem::{Origin, Problem, nearest};
 use super::table::{Field, Kind, NAMED_TABLES, SETTINGS, setting_of};
 
-/// A value as it was written, not yet understood.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A value as it was written, not yet understood. Shown without the password of a URL.
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Value {
     /// A text; also every value of a variable.
     Text(String),
@@ -26,12 +26,50 @@ pub(crate) enum Value {
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Text(text) => write!(f, "{:?}", without_password(text)),
             Self::Switch(on) => write!(f, "{on}"),
             Self::Number(number) => write!(f, "{number}"),
-            Self::List(list) => write!(f, "{list:?}"),
+            Self::List(list) => {
+                f.debug_list().entries(list.iter().map(|text| without_password(text))).finish()
+            }
         }
     }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A URL with `****` for its password; any other text as it is.
+fn without_password(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let authority = match authority.rsplit_once('@') {
+        Some((user, host)) => match user.split_once(':') {
+            Some((user, _)) => format!("{user}:****@{host}"),
+            None => authority.to_owned(),
+        },
+        // A password with a slash in it, left unescaped.
+        None if rest.split('?').next().is_some_and(|all| all.contains('@')) => {
+            return format!("{scheme}://****");
+        }
+        None => authority.to_owned(),
+    };
+    let (path, query) = path.split_once('?').map_or((path, ""), |(path, query)| (path, query));
+    let query: Vec<String> = query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| match pair.split_once('=') {
+            Some((name, _)) if name.contains("pass") || name.contains("key") || name.contains("token") => {
+                format!("{name}=****")
+            }
+            _ => pair.to_owned(),
+        })
+        .collect();
+    let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+    format!("{scheme}://{authority}{path}{query}")
 }
 
 /// A value and where it stands.
@@ -310,6 +348,23 @@ mod tests {
             problems.iter().any(|p| p.contains("workers in /etc/s.toml:1: expected number, found string"))
         );
         assert!(problems.iter().any(|p| p.contains("verify in /etc/s.toml:2: expected true or false")));
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_not_shown() {
+        let table = [
+            ("postgres://u:hunter2@h/d?sslmode=require", "postgres://u:****@h/d?sslmode=require"),
+            ("postgres://h/d?user=u&password=hunter2", "postgres://h/d?user=u&password=****"),
+            ("postgres://u@h/d", "postgres://u@h/d"),
+            ("postgres://u:hun/ter2@h/d", "postgres://****"),
+            ("s3://b/p?endpoint=https://x", "s3://b/p?endpoint=https://x"),
+            ("/a/b", "/a/b"),
+        ];
+        for (text, shown) in table {
+            assert_eq!(without_password(text), shown);
+        }
+        let (file, _) = parse("[sources.a]\nurl = \"postgres://u:hunter2@h/d\"\n");
+        assert!(!format!("{file:?}").contains("hunter2"));
     }
 
     #[test]

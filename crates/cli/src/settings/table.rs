@@ -207,15 +207,63 @@ const fn field(key: &'static str, kind: Kind, doc: &'static str) -> Field {
 
 /// The keys of a source.
 pub(crate) const SOURCE_FIELDS: &[Field] = &[
-    field("url", Kind::Text, "The database, such as `postgres://user@host/db` or `sqlite:/path/app.db`."),
-    field("command", Kind::List, "Instead of a URL: a program and its arguments, whose output is the dump."),
+    field("url", Kind::Text, "The database: `postgres://user@host/db` or `sqlite:FILE`."),
+    field(
+        "type",
+        Kind::Text,
+        "Instead of a URL: `postgresql`, `sqlite`, `command` or `stdin`, and the keys of that kind.",
+    ),
     field("include", Kind::List, "Only these tables."),
     field("exclude", Kind::List, "All tables but these."),
-    field("dump_args", Kind::List, "More arguments for the dump program, one text for each."),
+    field(
+        "dump_args",
+        Kind::List,
+        "More arguments for the dump program, one text for each; recorded in the backup.",
+    ),
     field("destination", Kind::Text, "Instead of the general `destination`."),
     field("recipients", Kind::List, "Instead of the general `keys.recipients`."),
     field("compression", Kind::Text, "Instead of the general `compression`."),
     field("verify", Kind::Switch, "Instead of the general `verify`."),
+    field(
+        "stall_seconds",
+        Kind::Number,
+        "Seconds without a byte after which the program is stopped; 0 for no limit. Default 900.",
+    ),
+    field("host", Kind::Text, "PostgreSQL: the server, or the folder of its socket."),
+    field("port", Kind::Text, "PostgreSQL: the port."),
+    field("user", Kind::Text, "PostgreSQL: the user."),
+    field("dbname", Kind::Text, "PostgreSQL: the database."),
+    field("password_file", Kind::Path, "PostgreSQL: the file whose first line is the password."),
+    field("passfile", Kind::Path, "PostgreSQL: a password file in libpq's form."),
+    field("service", Kind::Text, "PostgreSQL: a name in libpq's service file."),
+    field(
+        "sslmode",
+        Kind::Text,
+        "PostgreSQL: `disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`.",
+    ),
+    field("sslrootcert", Kind::Path, "PostgreSQL: certificates to trust, PEM."),
+    field("sslcert", Kind::Path, "PostgreSQL: the client's certificate, PEM."),
+    field("sslkey", Kind::Path, "PostgreSQL: the client's private key."),
+    field(
+        "tool_dirs",
+        Kind::List,
+        "PostgreSQL: folders to look for the client programs in, before all others.",
+    ),
+    field("path", Kind::Path, "SQLite: the database file."),
+    field(
+        "memory_limit",
+        Kind::Number,
+        "SQLite: databases with a rollback journal up to this many bytes are copied into memory first. Default 16 MiB.",
+    ),
+    field("lock_seconds", Kind::Number, "SQLite: seconds to wait for a writer's lock. Default 30."),
+    field(
+        "command",
+        Kind::List,
+        "A program and its arguments, whose output is the dump. No secret belongs here.",
+    ),
+    field("pass_env", Kind::List, "Command: variables to pass on to the program."),
+    field("format", Kind::Text, "Command, stdin: what the bytes are. Default `raw`."),
+    field("allow_empty", Kind::Switch, "Command, stdin: accept an empty output as a whole dump."),
 ];
 
 /// The keys of a destination.
