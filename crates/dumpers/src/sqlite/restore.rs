@@ -121,7 +121,7 @@ impl SqliteRestorer {
 /// Lets SQLite check the whole image, and brings its journal mode back.
 fn check(image: &Path, wal: bool) -> Result<(), SqliteError> {
     let connection = Connection::open_with_flags(image, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    let verdict: String = match connection.pragma_query_value(None, "quick_check(1)", |row| row.get(0)) {
+    let verdict: String = match connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)) {
         Ok(verdict) => verdict,
         Err(error) => match SqliteError::from(error) {
             SqliteError::NotADatabase => return Err(SqliteError::Image("it is not a database")),
