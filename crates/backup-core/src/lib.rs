@@ -29,6 +29,7 @@ mod stream;
 pub mod strict_json;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod wrap;
 
 pub use catalog::{Catalog, Run, RunRecord};
 pub use context::{CancelToken, Clock, Context, SystemClock};

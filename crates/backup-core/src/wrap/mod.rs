@@ -1,0 +1,5 @@
+//! Wrappers that are ports themselves.
+
+mod throttle;
+
+pub use throttle::Throttled;
