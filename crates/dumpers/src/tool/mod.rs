@@ -11,6 +11,8 @@ mod group;
 mod locate;
 mod output;
 mod stderr;
+#[cfg(test)]
+mod tests;
 mod version;
 
 pub(crate) use command::{ToolCommand, Waiting};
