@@ -36,6 +36,7 @@ pub(crate) struct S3Store {
     rules: Rules,
     /// Whether the server itself refuses a second object of one key.
     put_if_absent: bool,
+    transport: transport::Transport,
     unfinished: unfinished::Unfinished,
 }
 

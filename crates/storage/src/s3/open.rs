@@ -82,12 +82,14 @@ pub(super) fn open(
         .map_err(|error| crate::trouble::from_opendal(place.to_string(), "setting up", &error))?
         .with_context(context)
         .layer(retries);
-    let unfinished = Unfinished::new(place, endpoint.as_deref(), &region, credentials, transport, retry);
+    let unfinished =
+        Unfinished::new(place, endpoint.as_deref(), &region, credentials, transport.clone(), retry);
     Ok(S3Store {
         operator,
         name: place.to_string().into(),
         rules: Rules { parts_max: place.max_parts, equal: place.equal_parts, memory: place.part_memory },
         put_if_absent: place.put_if_absent.unwrap_or(amazon),
+        transport,
         unfinished,
     })
 }

@@ -1,9 +1,11 @@
 //! What became of a commit: looked at, never guessed.
 
-use backup_core::{EntityTag, Error, ErrorKind, ObjectKey, Receipt, Result, Stage, Whole};
-use opendal::{Metadata, Operator, Writer};
 use std::time::Duration;
 
+use backup_core::{EntityTag, Error, ErrorKind, ObjectKey, Receipt, Result, Stage, Whole};
+use opendal::{Metadata, Operator, Writer};
+
+use crate::s3::transport::Witness;
 use crate::s3::upload::MARK;
 use crate::trouble::{Trouble, from_opendal};
 
@@ -20,6 +22,7 @@ pub(super) struct Sent<'a> {
     /// The mark that only this upload knows.
     pub(super) mark: &'a str,
     pub(super) whole: Whole,
+    pub(super) witness: &'a Witness,
     /// Whether there is a multipart upload at the server.
     pub(super) in_parts: bool,
 }
@@ -58,6 +61,15 @@ impl Sent<'_> {
         }
     }
 
+    /// Removes an object that we made and that is not what we sent, where our key may do that.
+    async fn take_back(&self) {
+        if let Found::Ours(_) = self.look().await
+            && let Err(error) = self.operator.delete(self.key.as_str()).await
+        {
+            tracing::warn!(object = self.subject, error = %error.message(), "a damaged object could not be removed");
+        }
+    }
+
     fn receipt(&self, found: &Metadata) -> Receipt {
         Receipt {
             len: self.whole.len(),
@@ -72,6 +84,19 @@ impl Sent<'_> {
         closed: opendal::Result<Metadata>,
         writer: &mut Writer,
     ) -> Result<Receipt> {
+        let closed = match closed {
+            // Nothing that could publish was sent, or the server has other bytes than ours: there is
+            // nothing to settle.
+            Err(error) if !self.witness.asked_to_publish() || is_corrupted(&error) => {
+                if self.in_parts {
+                    abort(writer, self.subject).await;
+                } else if is_corrupted(&error) {
+                    self.take_back().await;
+                }
+                return Err(from_opendal(self.subject, "committing", &error));
+            }
+            closed => closed,
+        };
         let found = self.look().await;
         let error = match (closed, found) {
             (_, Found::Ours(found)) if found.content_length() == self.whole.len() => {
@@ -135,12 +160,15 @@ fn refused(error: &opendal::Error) -> bool {
             | Trouble::BadCredentials
             | Trouble::ClockSkew
             | Trouble::NoSuchBucket
-            | Trouble::Corrupted
             | Trouble::NotSupported
             | Trouble::Changed
             | Trouble::ConnectionRefused
             | Trouble::Certificate
     )
+}
+
+fn is_corrupted(error: &opendal::Error) -> bool {
+    Trouble::of_opendal(error) == Trouble::Corrupted
 }
 
 fn may_not_look(error: &opendal::Error) -> bool {

@@ -1,12 +1,20 @@
-//! The HTTP client below `opendal`: one time limit for each request.
+//! The HTTP client below `opendal`: a time limit for each request, and a look at what the server says
+//! it received.
+//!
+//! Every part and every object of one part is sent with its CRC-32C. Servers that check it repeat it
+//! in their answer. Where a server does not, the ETag it answers with is compared with the MD5 of
+//! what was sent, so that a part that changed on the way is noticed before the upload is completed.
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backup_core::{Error, ErrorKind, Result};
 use futures::StreamExt as _;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
+use md5::{Digest as _, Md5};
 use opendal::raw::ServiceOperation;
 use opendal::{Buffer, HttpBody, HttpTransport};
 use opendal_http_transport_reqwest::ReqwestTransport;
@@ -16,11 +24,28 @@ const SLOWEST_BYTES_PER_SECOND: u64 = 32 * 1024;
 /// How long a server may put the parts of a large object together without a word.
 const COMPLETION: Duration = Duration::from_secs(15 * 60);
 
+/// The header with the checksum that we send, and that servers which check it repeat.
+const CHECKSUM: &str = "x-amz-checksum-crc32c";
+/// What is said of an answer that does not fit; `Trouble` knows it by its code.
+const OTHER_BYTES: &str = "code: \"BadDigest\", the server's ETag is not that of the bytes sent";
+
 /// Sends requests, each within its time.
 #[derive(Debug, Clone)]
 pub(crate) struct Transport {
     inner: ReqwestTransport,
     patience: Duration,
+    asked_to_publish: Arc<AtomicBool>,
+}
+
+/// Whether a request that can make an object visible was sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Witness(Arc<AtomicBool>);
+
+impl Witness {
+    /// Whether one was sent, with or without an answer.
+    pub(crate) fn asked_to_publish(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
 }
 
 impl Transport {
@@ -48,13 +73,19 @@ impl Transport {
                 .with_hint("check ca_file and the system's certificates")
                 .with_source(error)
         })?;
-        Ok(Self { inner: ReqwestTransport::new(client), patience })
+        Ok(Self { inner: ReqwestTransport::new(client), patience, asked_to_publish: Arc::default() })
+    }
+
+    /// The same connections, with a witness of their own for one upload.
+    pub(crate) fn witnessed(&self) -> (Self, Witness) {
+        let asked_to_publish = Arc::default();
+        let transport = Self { asked_to_publish: Arc::clone(&asked_to_publish), ..self.clone() };
+        (transport, Witness(asked_to_publish))
     }
 
     fn limit(&self, request: &Request<Buffer>) -> Duration {
         let sending = Duration::from_secs(request.body().len() as u64 / SLOWEST_BYTES_PER_SECOND);
-        let operation = request.extensions().get::<ServiceOperation>();
-        let answering = if operation.is_some_and(|operation| operation.0 == "CompleteMultipartUpload") {
+        let answering = if operation(request) == "CompleteMultipartUpload" {
             self.patience.max(COMPLETION)
         } else {
             self.patience
@@ -63,13 +94,30 @@ impl Transport {
     }
 }
 
+/// The S3 operation that `opendal` makes this request for.
+fn operation(request: &Request<Buffer>) -> &'static str {
+    request.extensions().get::<ServiceOperation>().map_or("", |operation| operation.0)
+}
+
 impl HttpTransport for Transport {
     async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
         let limit = self.limit(&request);
+        let operation = operation(&request);
+        if matches!(operation, "PutObject" | "CompleteMultipartUpload") {
+            self.asked_to_publish.store(true, Ordering::SeqCst);
+        }
+        let sent = matches!(operation, "PutObject" | "UploadPart")
+            .then(|| (request.headers().get(CHECKSUM).cloned(), request.body().clone()));
         let response = match tokio::time::timeout(limit, self.inner.fetch(request)).await {
             Ok(response) => response?,
             Err(_) => return Err(silent("send http request", limit)),
         };
+        if let Some((checksum, body)) = sent
+            && response.status().is_success()
+            && (checksum.is_none() || response.headers().get(CHECKSUM) != checksum.as_ref())
+        {
+            compare(response.headers(), body).await?;
+        }
         let patience = self.patience;
         Ok(response.map(|body| {
             body.map_inner(|stream| {
@@ -85,6 +133,34 @@ impl HttpTransport for Transport {
             })
         }))
     }
+}
+
+/// Compares an ETag that is an MD5 with what was sent. Encrypting servers that do not repeat the
+/// checksum give ETags of another kind; those are told by their length and not compared.
+async fn compare(headers: &HeaderMap, body: Buffer) -> opendal::Result<()> {
+    let Some(etag) = headers.get(http::header::ETAG).and_then(|etag| etag.to_str().ok()) else {
+        return Ok(());
+    };
+    let etag = etag.trim_matches('"').to_ascii_lowercase();
+    if etag.len() != 32 || !etag.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    let digest = tokio::task::spawn_blocking(move || {
+        let mut digest = Md5::new();
+        for piece in body {
+            digest.update(&piece);
+        }
+        digest.finalize()
+    });
+    let digest = digest.await.map_err(|error| {
+        opendal::Error::new(opendal::ErrorKind::Unexpected, "the digest of a part was not finished")
+            .set_source(error)
+    })?;
+    let wanted: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    if wanted == etag {
+        return Ok(());
+    }
+    Err(opendal::Error::new(opendal::ErrorKind::Unexpected, OTHER_BYTES))
 }
 
 fn silent(doing: &str, limit: Duration) -> opendal::Error {

@@ -10,13 +10,14 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use backup_core::{BackupId, Error, ErrorKind, ObjectKey, Receipt, Result, Upload, Whole};
 use bytes::{Bytes, BytesMut};
-use opendal::{Buffer, Operator, Writer};
+use opendal::{Buffer, HttpTransporter, OperationContext, Operator, Writer};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::parts::Plan;
 use crate::s3::S3Store;
 use crate::s3::settle::{self, Sent};
+use crate::s3::transport::Witness;
 use crate::trouble::from_opendal;
 
 /// Chunks that may wait for the writer.
@@ -44,8 +45,10 @@ impl S3Upload {
     pub(super) async fn begin(store: &S3Store, key: &ObjectKey, plan: Plan) -> Result<Self> {
         let subject = store.subject(key);
         let mark = BackupId::random().to_string();
-        let writer = store
-            .operator
+        let (transport, witness) = store.transport.witnessed();
+        let context = OperationContext::new().with_http_transport(HttpTransporter::new(transport));
+        let operator = store.operator.clone().with_context(context);
+        let writer = operator
             .writer_with(key.as_str())
             .concurrent(plan.in_flight())
             .if_not_exists(true)
@@ -53,7 +56,8 @@ impl S3Upload {
             .await
             .map_err(|error| from_opendal(&subject, "beginning", &error))?;
         let worker = Worker {
-            operator: store.operator.clone(),
+            operator,
+            witness,
             writer,
             key: key.clone(),
             subject: subject.clone(),
@@ -112,6 +116,7 @@ impl Upload for S3Upload {
 /// What owns the writer.
 struct Worker {
     operator: Operator,
+    witness: Witness,
     writer: Writer,
     key: ObjectKey,
     subject: String,
@@ -205,6 +210,7 @@ impl Worker {
             subject: &self.subject,
             mark: &self.mark,
             whole,
+            witness: &self.witness,
             in_parts: self.parts > 1,
         };
         if !self.put_if_absent

@@ -1,1 +1,242 @@
+//! Harm to every request of an upload and of a read.
 
+use backup_core::testing::store_suite;
+use backup_core::testing::{noise, put};
+use backup_core::{BackupId, ErrorKind, ObjectKey, Result};
+use storage::Opened;
+
+use crate::proxy::{Harm, Plan, Proxy};
+use crate::servers::{Server, rgw, s3s};
+
+/// Three parts of the shortest length.
+const LARGE: usize = 11 << 20;
+const SMALL_PARTS: &str = "&part_memory=20";
+
+fn key() -> ObjectKey {
+    "db/object".parse().unwrap()
+}
+
+/// One upload through a proxy, and the same place without it.
+struct Run {
+    done: Result<()>,
+    direct: Opened,
+    harmed: Vec<String>,
+    prefix: String,
+}
+
+async fn upload(server: &Server, bytes: &[u8], plan: Plan) -> Run {
+    let prefix = format!("it-{}", BackupId::random());
+    let proxy = Proxy::start(&server.endpoint, plan).await;
+    let through = server.through(proxy.endpoint.clone());
+    let opened = storage::open(&through.config_at(&prefix, SMALL_PARTS)).unwrap();
+    let direct = storage::open(&server.config_at(&prefix, SMALL_PARTS)).unwrap();
+    let chunks: Vec<&[u8]> = bytes.chunks(1 << 20).collect();
+    let done = put(opened.sink.as_ref(), &key(), &chunks).await.map(drop);
+    Run { done, direct, harmed: proxy.harmed(), prefix }
+}
+
+impl Run {
+    /// Whether the object is there; if it is, it is whole.
+    async fn visible(&self, bytes: &[u8]) -> bool {
+        let listed = self.direct.source.list("").await.unwrap();
+        let stat = self.direct.source.stat(&key()).await.unwrap();
+        assert_eq!(listed.len(), usize::from(stat.is_some()), "{}", self.prefix);
+        if stat.is_none() {
+            return false;
+        }
+        let got = store_suite::read(self.direct.source.as_ref(), &key(), None, None).await.unwrap();
+        assert!(got == bytes, "what is visible is whole");
+        true
+    }
+}
+
+/// Walks through all requests of an upload; each is harmed `times` times in a row.
+async fn walk(bytes: &[u8], harm: Harm, times: usize) -> Vec<(String, Run)> {
+    let server = s3s();
+    let mut runs = Vec::new();
+    for at in 0.. {
+        let run = upload(&server, bytes, Plan { what: "", at, times, harm }).await;
+        let Some(first) = run.harmed.first().cloned() else {
+            run.done.as_ref().expect("an upload without harm");
+            assert!(run.visible(bytes).await);
+            break;
+        };
+        runs.push((first, run));
+    }
+    runs
+}
+
+/// A connection that breaks once is no reason to fail, whichever request it hits.
+async fn one_broken_connection_is_survived(bytes: &[u8], requests: usize) {
+    for harm in [Harm::Refuse, Harm::CutRequest, Harm::LoseAnswer] {
+        let runs = walk(bytes, harm, 1).await;
+        assert!(runs.len() >= requests, "{} requests", runs.len());
+        for (request, run) in runs {
+            run.done.as_ref().unwrap_or_else(|error| panic!("{harm:?} of {request}: {error:?}"));
+            assert!(run.visible(bytes).await, "{harm:?} of {request}");
+        }
+    }
+}
+
+/// A network that goes away and stays away leaves a whole object or none, and an error that says
+/// which or that nobody knows.
+async fn a_lost_network_leaves_all_or_nothing(bytes: &[u8]) {
+    for harm in [Harm::Refuse, Harm::CutRequest, Harm::LoseAnswer] {
+        for (request, run) in walk(bytes, harm, usize::MAX).await {
+            let error = run.done.as_ref().expect_err(&request);
+            let visible = run.visible(bytes).await;
+            match error.kind() {
+                ErrorKind::Unavailable => assert!(!visible, "{harm:?} of {request}: {error:?}"),
+                ErrorKind::Uncertain => {}
+                other => panic!("{harm:?} of {request}: {other:?}: {error:?}"),
+            }
+            assert!(error.hint().is_some(), "{error:?}");
+            // Only the last requests can leave a doubt.
+            let doubtful = request.starts_with("HEAD")
+                || request.starts_with("POST") && !request.contains("uploads")
+                || request.starts_with("PUT") && !request.contains("partNumber");
+            assert!(doubtful || error.kind() == ErrorKind::Unavailable, "{harm:?} of {request}: {error:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_broken_connection_is_survived_by_parts() {
+    one_broken_connection_is_survived(&noise(LARGE, 1), 7).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_broken_connection_is_survived_by_a_small_object() {
+    one_broken_connection_is_survived(b"small", 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_network_leaves_all_or_nothing_of_parts() {
+    a_lost_network_leaves_all_or_nothing(&noise(LARGE, 2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_network_leaves_all_or_nothing_of_a_small_object() {
+    a_lost_network_leaves_all_or_nothing(b"small").await;
+}
+
+/// Neither server checks the checksum of a part, so this is what we make of their answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_changes_on_the_way_is_never_published() {
+    let bytes = noise(LARGE, 3);
+    for server in [s3s(), rgw()] {
+        for at in 0..3 {
+            let plan = Plan { what: "partNumber=", at, times: 1, harm: Harm::FlipBit };
+            let run = upload(&server, &bytes, plan).await;
+            assert_eq!(run.harmed.len(), 1);
+            let error = run.done.as_ref().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Integrity, "{error:?}");
+            assert!(!run.visible(&bytes).await);
+        }
+    }
+}
+
+/// One put is one step, which a server that checks nothing has taken before we can compare.
+#[tokio::test]
+async fn a_small_object_that_changes_on_the_way_is_no_success() {
+    let plan = Plan { what: "PUT", at: 0, times: 1, harm: Harm::FlipBit };
+    // Ceph takes it, we notice and take it back.
+    let run = upload(&rgw(), b"small", plan).await;
+    assert_eq!(run.done.as_ref().unwrap_err().kind(), ErrorKind::Integrity);
+    assert!(!run.visible(b"small").await);
+    // s3s compares the checksum after it has stored the object, and says so.
+    let run = upload(&s3s(), b"small", plan).await;
+    let error = run.done.as_ref().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Integrity, "{error:?}");
+}
+
+/// An answer to the commit that is lost for good, while questions are answered, is settled by asking.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_to_the_commit_is_settled_by_looking() {
+    let large = noise(LARGE, 4);
+    let table: [(&[u8], &str); 2] = [(&large, "POST /strongroom/it-"), (b"small", "PUT")];
+    for (bytes, what) in table {
+        for server in [s3s(), rgw()] {
+            // The first POST of a large object begins it.
+            let at = usize::from(what.starts_with("POST"));
+            let plan = Plan { what, at, times: usize::MAX, harm: Harm::LoseAnswer };
+            let run = upload(&server, bytes, plan).await;
+            run.done.as_ref().unwrap_or_else(|error| panic!("{what} at {}: {error:?}", server.endpoint));
+            assert!(run.visible(bytes).await);
+        }
+    }
+}
+
+/// The same where the request itself never arrived: the upload is aborted, and nothing is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_never_arrives_is_aborted() {
+    let bytes = noise(LARGE, 5);
+    let plan = Plan { what: "POST /strongroom/it-", at: 1, times: usize::MAX, harm: Harm::Refuse };
+    let run = upload(&rgw(), &bytes, plan).await;
+    let error = run.done.as_ref().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    assert!(!run.visible(&bytes).await);
+    let tomorrow = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
+    assert_eq!(run.direct.remover.sweep_unfinished(tomorrow).await.unwrap().uploads, 0);
+}
+
+/// A failure in the middle aborts by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_never_arrives_is_aborted() {
+    let bytes = noise(LARGE, 6);
+    let plan = Plan { what: "partNumber=2", at: 0, times: usize::MAX, harm: Harm::CutRequest };
+    let run = upload(&rgw(), &bytes, plan).await;
+    assert_eq!(run.done.as_ref().unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(!run.visible(&bytes).await);
+    let tomorrow = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!(run.direct.remover.sweep_unfinished(tomorrow).await.unwrap().uploads, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_goes_on_after_a_broken_connection_and_never_ends_early() {
+    let server = s3s();
+    let prefix = format!("it-{}", BackupId::random());
+    let direct = storage::open(&server.config_at(&prefix, "")).unwrap();
+    let bytes = noise(LARGE, 7);
+    put(direct.sink.as_ref(), &key(), &[&bytes]).await.unwrap();
+    for (times, harm) in [(1, Harm::CutAnswer), (1, Harm::Refuse), (usize::MAX, Harm::CutAnswer)] {
+        let proxy = Proxy::start(&server.endpoint, Plan { what: "GET", at: 0, times, harm }).await;
+        let opened = storage::open(&server.through(proxy.endpoint.clone()).config_at(&prefix, "")).unwrap();
+        for range in [None, Some(1_000..LARGE as u64 - 5)] {
+            let got = store_suite::read(opened.source.as_ref(), &key(), range.clone(), None).await;
+            if times == 1 {
+                let wanted = range.map_or(0..LARGE, |range| range.start as usize..range.end as usize);
+                assert!(got.unwrap() == bytes[wanted], "{harm:?}");
+            } else {
+                // Each try gets half of the rest, until there are no more tries.
+                let error = got.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+            }
+        }
+        assert!(!proxy.harmed().is_empty() && proxy.seen() > 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_goes_on_sees_no_other_version() {
+    let server = rgw();
+    let prefix = format!("it-{}", BackupId::random());
+    let direct = storage::open(&server.config_at(&prefix, "")).unwrap();
+    put(direct.sink.as_ref(), &key(), &[&noise(LARGE, 8)]).await.unwrap();
+    let plan = Plan { what: "GET", at: 0, times: 1, harm: Harm::HoldAnswer };
+    let proxy = Proxy::start(&server.endpoint, plan).await;
+    let opened = storage::open(&server.through(proxy.endpoint.clone()).config_at(&prefix, "")).unwrap();
+    let mut stream = opened.source.fetch(&key(), None, None).await.unwrap();
+    stream.next().await.unwrap().unwrap();
+    direct.remover.remove(&key()).await.unwrap();
+    put(direct.sink.as_ref(), &key(), &[&noise(LARGE, 9)]).await.unwrap();
+    proxy.release();
+    let error = loop {
+        match stream.next().await.expect("no clean end") {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Integrity, "{error:?}");
+}

@@ -1,1 +1,78 @@
+//! Bytes in memory while much more than that is streamed.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use backup_core::testing::noise;
+use backup_core::{ByteStream, Context, ObjectKey, Sink, pipeline};
+use bytes::Bytes;
+use storage::StorageConfig;
+
+use crate::servers::s3s;
+
+const CHUNK: usize = 1 << 20;
+
+/// Counts the bytes that are alive.
+#[derive(Debug, Default)]
+struct Meter {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+/// Bytes that are counted until the last handle to them is gone.
+struct Counted {
+    bytes: Bytes,
+    meter: Arc<Meter>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.meter.now.fetch_sub(self.bytes.len(), Ordering::SeqCst);
+    }
+}
+
+/// Stores `chunks` chunks and says how many bytes were alive at the same time.
+async fn peak(sink: &dyn Sink, chunks: usize) -> usize {
+    let meter = Arc::new(Meter::default());
+    let counting = Arc::clone(&meter);
+    let bytes = noise(CHUNK, 1);
+    let stream = futures::stream::iter((0..chunks).map(move |_| {
+        let now = counting.now.fetch_add(CHUNK, Ordering::SeqCst) + CHUNK;
+        counting.peak.fetch_max(now, Ordering::SeqCst);
+        Ok(Bytes::from_owner(Counted { bytes: bytes.clone(), meter: Arc::clone(&counting) }))
+    }));
+    let key: ObjectKey = "db/large".parse().unwrap();
+    let sealed = ByteStream::declare_sealed(stream);
+    let receipt = pipeline::store(&Context::new(), sink, &key, sealed, None).await.unwrap();
+    assert_eq!(receipt.len, (chunks * CHUNK) as u64);
+    assert_eq!(meter.now.load(Ordering::SeqCst), 0, "nothing is kept after the end");
+    meter.peak.load(Ordering::SeqCst)
+}
+
+/// What may wait in the channel and in the hands of the pipeline.
+const SLACK: usize = 4 * CHUNK;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn incident_64_an_upload_of_20_times_the_budget_stays_within_it() {
+    let budget = 20 << 20;
+    let opened = s3s().open("&part_memory=20");
+    let peak = peak(opened.sink.as_ref(), 20 * budget / CHUNK + 3).await;
+    assert!(peak <= budget + SLACK, "{peak} bytes at once");
+    // The meter does count: a part that is being gathered is in memory.
+    assert!(peak >= 5 << 20, "{peak} bytes at once");
+    opened.remover.remove(&"db/large".parse().unwrap()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn incident_64_a_folder_keeps_a_handful_of_chunks() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = storage::open(&StorageConfig::local(folder.path())).unwrap();
+    let peak = peak(opened.sink.as_ref(), 200).await;
+    assert!(peak <= 5 * CHUNK + SLACK, "{peak} bytes at once");
+}

@@ -1,1 +1,180 @@
+//! A proxy between us and an S3 server that does harm to one chosen request.
+//!
+//! It handles one request per connection, so that the end of each answer is the end of its
+//! connection.
 
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+/// What is done to the chosen request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Harm {
+    /// The connection is closed before the server sees anything.
+    Refuse,
+    /// The server sees half of the request.
+    CutRequest,
+    /// The server sees all of it, and its answer is thrown away.
+    LoseAnswer,
+    /// Half of the answer comes back.
+    CutAnswer,
+    /// Half of the answer comes back, and the connection ends only when [`Proxy::release`] is called.
+    HoldAnswer,
+    /// One bit of the body changes on the way to the server.
+    FlipBit,
+}
+
+/// Which requests are harmed: those whose first line contains `what`, from the `at`-th of them on,
+/// `times` of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) what: &'static str,
+    pub(crate) at: usize,
+    pub(crate) times: usize,
+    pub(crate) harm: Harm,
+}
+
+/// The proxy; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) endpoint: String,
+    state: Arc<State>,
+    task: AbortHandle,
+}
+
+#[derive(Debug)]
+struct State {
+    upstream: String,
+    plan: Plan,
+    seen: AtomicUsize,
+    harmed: Mutex<Vec<String>>,
+    release: Notify,
+}
+
+impl Proxy {
+    /// In front of the server at `endpoint`.
+    pub(crate) async fn start(endpoint: &str, plan: Plan) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = format!("http://{}", listener.local_addr().unwrap());
+        let state = Arc::new(State {
+            upstream: endpoint.trim_start_matches("http://").to_owned(),
+            plan,
+            seen: AtomicUsize::new(0),
+            harmed: Mutex::default(),
+            release: Notify::new(),
+        });
+        let shared = Arc::clone(&state);
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let state = Arc::clone(&shared);
+                // A broken connection is what this is for.
+                tokio::spawn(async move { drop(state.serve(client).await) });
+            }
+        });
+        Self { endpoint: own, state, task: task.abort_handle() }
+    }
+
+    /// The first lines of the requests that were harmed.
+    pub(crate) fn harmed(&self) -> Vec<String> {
+        self.state.harmed.lock().unwrap().clone()
+    }
+
+    /// How many requests the plan was asked about.
+    pub(crate) fn seen(&self) -> usize {
+        self.state.seen.load(Ordering::SeqCst)
+    }
+
+    /// Lets a held answer end.
+    pub(crate) fn release(&self) {
+        self.state.release.notify_one();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl State {
+    fn harm(&self, line: &str) -> Option<Harm> {
+        if !line.contains(self.plan.what) {
+            return None;
+        }
+        let n = self.seen.fetch_add(1, Ordering::SeqCst);
+        let struck = n >= self.plan.at && n - self.plan.at < self.plan.times;
+        struck.then(|| {
+            self.harmed.lock().unwrap().push(line.to_owned());
+            self.plan.harm
+        })
+    }
+
+    async fn serve(&self, mut client: TcpStream) -> io::Result<()> {
+        let Some((head, mut body)) = read_head(&mut client).await? else { return Ok(()) };
+        let line = head.lines().next().unwrap_or_default().to_owned();
+        let harm = self.harm(&line);
+        if harm == Some(Harm::Refuse) {
+            return Ok(());
+        }
+        let len: usize = head
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+            .map_or(0, |(_, value)| value.trim().parse().unwrap());
+        let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+
+        let mut server = TcpStream::connect(&self.upstream).await?;
+        server.write_all(head.as_bytes()).await?;
+        while body.len() < len {
+            let mut more = vec![0; (len - body.len()).min(1 << 16)];
+            let got = client.read(&mut more).await?;
+            if got == 0 {
+                return Ok(());
+            }
+            body.extend_from_slice(&more[..got]);
+        }
+        if harm == Some(Harm::FlipBit) {
+            body[len / 2] ^= 1;
+        }
+        if harm == Some(Harm::CutRequest) {
+            server.write_all(&body[..len / 2]).await?;
+            return Ok(());
+        }
+        server.write_all(&body).await?;
+
+        let mut answer = Vec::new();
+        server.read_to_end(&mut answer).await?;
+        match harm {
+            Some(Harm::LoseAnswer) => {}
+            Some(Harm::CutAnswer) => client.write_all(&answer[..answer.len() / 2]).await?,
+            Some(Harm::HoldAnswer) => {
+                client.write_all(&answer[..answer.len() / 2]).await?;
+                self.release.notified().await;
+            }
+            _ => client.write_all(&answer).await?,
+        }
+        client.shutdown().await
+    }
+}
+
+/// The head of a request, and what was read of its body; `None` where nothing came.
+async fn read_head(client: &mut TcpStream) -> io::Result<Option<(String, Vec<u8>)>> {
+    let mut read = Vec::new();
+    loop {
+        if let Some(end) = read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+            let body = read.split_off(end + 4);
+            return Ok(Some((String::from_utf8(read).unwrap(), body)));
+        }
+        let mut more = [0; 4096];
+        let got = client.read(&mut more).await?;
+        if got == 0 {
+            return Ok(None);
+        }
+        read.extend_from_slice(&more[..got]);
+    }
+}
