@@ -202,7 +202,7 @@ impl Connection {
 
     /// Gives a client program the connection: all of it by environment, nothing by argument.
     pub(crate) fn give(&self, mut command: ToolCommand) -> ToolCommand {
-        command = command.env("PGAPPNAME", "strongroom").env("PGCLIENTENCODING", "UTF8");
+        command = command.env("PGAPPNAME", "strongroom");
         for (name, value) in &self.env {
             command = command.env(name, value);
         }

@@ -45,7 +45,7 @@ impl Psql {
             "--set=ON_ERROR_STOP=1",
             "--file=-",
         ]);
-        let command = self.connection.give(command);
+        let command = self.connection.give(command).env("PGCLIENTENCODING", "UTF8");
         let script = format!("SET standard_conforming_strings = on;\n{sql}\n");
         capture(cx, &command, SHORT, Some(script.into_bytes()), ANSWER_MAX)
             .await

@@ -1,5 +1,7 @@
 //! Restoring an image: written beside the target, checked by SQLite, published.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::{SqliteError, companions};
+use super::image::{HEADER_LEN, ImageHeader};
 use super::{SQLITE_IMAGE, SqliteConfig};
 use crate::command::unaccepted;
 use crate::publish::{Draft, blocking, check_new};
@@ -118,8 +121,19 @@ impl SqliteRestorer {
     }
 }
 
-/// Lets SQLite check the whole image, and brings its journal mode back.
+/// Compares the image with its own header, lets SQLite check it, and brings its journal mode back.
+///
+/// The header comes first: SQLite itself takes an empty file for a good, empty database.
 fn check(image: &Path, wal: bool) -> Result<(), SqliteError> {
+    let mut file = File::open(image).map_err(|error| SqliteError::Refused(error.to_string()))?;
+    let mut header = [0; HEADER_LEN];
+    file.read_exact(&mut header).map_err(|_| SqliteError::Image("it ends within its header"))?;
+    let len = file.metadata().map_err(|error| SqliteError::Refused(error.to_string()))?.len();
+    // Closed before SQLite opens the file: closing a file of one's own would release SQLite's locks.
+    drop(file);
+    if ImageHeader::read(&header)?.image_len() != len {
+        return Err(SqliteError::Image("its length is not what its header says"));
+    }
     let connection = Connection::open_with_flags(image, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let verdict: String = match connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)) {
         Ok(verdict) => verdict,

@@ -1,0 +1,10 @@
+//! Real engines, real programs.
+
+#![allow(missing_docs)]
+
+mod command;
+mod postgres;
+mod postgres_faults;
+mod processes;
+mod server;
+mod sqlite;
