@@ -106,7 +106,7 @@ impl Upload for ThrottledUpload {
     }
 }
 
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::store_suite::{self, Place};
