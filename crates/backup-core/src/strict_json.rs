@@ -13,6 +13,8 @@ use thiserror::Error;
 pub const DEPTH_MAX: usize = 32;
 /// The largest integer: 2^53 - 1.
 pub const INTEGER_MAX: u64 = (1 << 53) - 1;
+/// The most characters that an error says of a text that a stranger may have written.
+pub const QUOTE_MAX: usize = 200;
 
 /// Why bytes are not strict JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -32,7 +34,7 @@ pub enum StrictJsonError {
     /// A member named twice.
     #[error("the member {name:?} stands twice")]
     Duplicate {
-        /// The name.
+        /// The name, or its beginning: at most [`QUOTE_MAX`] characters.
         name: String,
     },
     /// A number that is not a plain integer in range.
@@ -50,7 +52,7 @@ pub enum StrictJsonError {
         /// Offset.
         at: usize,
     },
-    /// Strict JSON, but not of the expected shape.
+    /// Strict JSON, but not of the expected shape; at most [`QUOTE_MAX`] characters.
     #[error("{0}")]
     Shape(String),
 }
@@ -58,7 +60,15 @@ pub enum StrictJsonError {
 /// Reads a value of type `T` from strict JSON.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StrictJsonError> {
     check(bytes)?;
-    serde_json::from_slice(bytes).map_err(|e| StrictJsonError::Shape(e.to_string()))
+    serde_json::from_slice(bytes).map_err(|e| StrictJsonError::Shape(brief(&e.to_string())))
+}
+
+/// The beginning of a text, with a mark where it was cut.
+fn brief(text: &str) -> String {
+    if text.chars().count() <= QUOTE_MAX {
+        return text.to_owned();
+    }
+    text.chars().take(QUOTE_MAX - 3).chain("...".chars()).collect()
 }
 
 /// Checks that `bytes` is one strict JSON value and nothing else, in time linear in its length.
@@ -123,9 +133,10 @@ impl Scanner<'_> {
         }
         loop {
             let name = self.string()?;
-            if !names.insert(name.clone()) {
-                return Err(StrictJsonError::Duplicate { name });
+            if names.contains(&name) {
+                return Err(StrictJsonError::Duplicate { name: brief(&name) });
             }
+            names.insert(name);
             self.expect(b':')?;
             self.value(depth + 1)?;
             match self.peek() {
@@ -249,6 +260,34 @@ mod tests {
         assert_eq!(check(nested(DEPTH_MAX + 1).as_bytes()), Ok(()));
         assert_eq!(check(nested(DEPTH_MAX + 2).as_bytes()), Err(StrictJsonError::Depth));
         assert_eq!(check("[".repeat(1 << 20).as_bytes()), Err(StrictJsonError::Depth));
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its shape is read")]
+    struct Shape {
+        id: Option<crate::BackupId>,
+        source: Option<crate::SourceName>,
+        n: Option<u64>,
+    }
+
+    #[test]
+    fn errors_quote_a_strangers_text_only_in_part() {
+        let long = "x".repeat(1 << 20);
+        let table = [
+            format!(r#"{{"{long}":1,"{long}":2}}"#),
+            format!(r#"{{"{long}":1}}"#),
+            format!(r#"{{"id":"{long}"}}"#),
+            format!(r#"{{"source":"{long}"}}"#),
+            format!(r#"{{"n":"{long}"}}"#),
+        ];
+        for text in table {
+            let message = from_slice::<Shape>(text.as_bytes()).unwrap_err().to_string();
+            assert!(message.contains("xxx") && message.len() <= QUOTE_MAX + 40, "{} bytes", message.len());
+        }
+        assert_eq!(brief("short"), "short");
+        assert_eq!(brief(&"y".repeat(QUOTE_MAX)).len(), QUOTE_MAX);
+        assert!(brief(&"y".repeat(QUOTE_MAX + 1)).ends_with("y..."));
     }
 
     proptest::proptest! {
