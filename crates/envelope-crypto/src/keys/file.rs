@@ -9,13 +9,18 @@ use zeroize::Zeroizing;
 use super::error::KeyError;
 use super::pem::KEY_FILE_MAX;
 
-/// What was read from a key file.
-#[derive(Debug)]
+/// What was read from a key file. Never printed.
 pub struct KeyFile {
     /// The bytes, wiped when dropped.
     pub contents: Zeroizing<Vec<u8>>,
     /// What a person should hear about a file that holds a secret.
     pub warning: Option<KeyFileWarning>,
+}
+
+impl std::fmt::Debug for KeyFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyFile").field("warning", &self.warning).finish_non_exhaustive()
+    }
 }
 
 /// A private key file that others may read.
@@ -183,6 +188,16 @@ mod tests {
                 assert!(warning.to_string().contains("chmod 600"), "{warning}");
             }
         }
+    }
+
+    #[test]
+    fn debug_hides_what_was_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key.pem");
+        write_private_key(&path, "hunter2").unwrap();
+        let shown = format!("{:?} {:#?}", read_key_file(&path).unwrap(), read_key_file(&path).unwrap());
+        // Neither as text nor as the numbers of its bytes.
+        assert!(!shown.contains("hunter2") && !shown.contains("104"), "{shown}");
     }
 
     #[test]
