@@ -11,7 +11,7 @@ umask 077
 bytes() { tail -c +$(($1 + 1)) "$file" | head -c "$2" || true; } # bytes OFFSET COUNT
 number() { bytes "$1" "$2" | xxd -p -c 16 | sed 's/^/0x/'; }     # a big-endian number
 hex() { xxd -p -c 1000000; }
-member() { grep -o "\"$1\":\"[^\"]*\"" | head -n 1 | cut -d'"' -f4; }
+member() { LC_ALL=C grep -a -o "\"$1\":\"[^\"]*\"" | head -n 1 | cut -d'"' -f4; }
 
 [ "$(bytes 0 8)" = STRONGRM ] && [ $(($(number 8 2))) = 1 ] || { echo "not an envelope of version 1" >&2; exit 1; }
 header_len=$(($(number 10 4)))

@@ -107,7 +107,8 @@ if __name__ == "__main__":
     for names in (("file",), ("out",), ("-i", "--identity"), ("--passphrase-file",), ("--secret-key-file",)):
         parser.add_argument(*names)
     args = parser.parse_args()
-    text = read(args.passphrase_file).decode().removesuffix("\n").removesuffix("\r")
+    text = read(args.passphrase_file).decode()
+    text = text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
     words, pem = unicodedata.normalize("NFC", text).encode(), read(args.identity)
     rsa = serialization.load_pem_private_key(pem, words if b"ENCRYPTED" in pem else None) if pem else None
     with open(args.file, "rb") as file, open(args.out + ".part", "xb") as out:

@@ -264,15 +264,9 @@ pub enum KeyProblem {
     /// The key has no DER encoding.
     #[error("the RSA key cannot be encoded")]
     RsaEncoding,
-    /// Nothing but a newline, or nothing at all.
-    #[error("the passphrase is empty")]
-    EmptyPassphrase,
     /// Work outside the bounds of the format.
     #[error("the work to derive a key from a passphrase is outside the bounds of the format")]
     PassphraseWork,
-    /// Not 32 bytes in base64.
-    #[error("a secret key is 32 bytes in base64, as from: openssl rand -base64 32")]
-    SecretKey,
 }
 
 impl From<KeyProblem> for SealError {

@@ -4,6 +4,8 @@
 //! in threads of their own, which never wait for input or output.
 
 mod audit;
+#[cfg(test)]
+mod bounds;
 mod opening;
 mod sealing;
 

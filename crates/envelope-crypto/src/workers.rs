@@ -239,6 +239,21 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_worker_that_panics_is_told_and_results_stay_in_order() {
+        let mut workers = Workers::start(2, "test", |jobs: Jobs<u32, u32>| {
+            jobs.each(|n| if n == 3 { panic!("job 3") } else { n });
+        })
+        .unwrap();
+        (0..6).for_each(|n| workers.submit(n));
+        assert_eq!(workers.in_flight(), 6);
+        let mut results = Vec::new();
+        while let Some(result) = std::future::poll_fn(|cx| workers.poll_oldest(cx)).await {
+            results.push(result);
+        }
+        assert_eq!(results, [Ok(0), Ok(1), Ok(2), Err(WorkerDied), Ok(4), Ok(5)]);
+    }
+
     #[test]
     fn the_hash_is_in_order_whatever_the_order_of_arrival() {
         let turnstile = Turnstile::default();

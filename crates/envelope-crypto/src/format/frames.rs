@@ -124,6 +124,11 @@ impl FrameReader {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
     /// Says that the file ends here; its length.
     pub(crate) fn finish(&self) -> Result<u64, OpenError> {
         if matches!(self.stage, Stage::End) { Ok(self.offset) } else { Err(OpenError::Truncated) }

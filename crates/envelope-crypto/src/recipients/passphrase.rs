@@ -5,7 +5,6 @@ use std::fmt;
 use argon2::{Algorithm, Argon2, Params, Version};
 use backup_core::RecipientRef;
 use sha2::Sha256;
-use unicode_normalization::UnicodeNormalization as _;
 use zeroize::Zeroizing;
 
 use super::{Binding, FileKey, Identity, Recipient, RecipientClass, symmetric};
@@ -14,36 +13,24 @@ use crate::error::{KeyProblem, OpenError, SealError};
 use crate::file_key::random_bytes;
 use crate::format::Stanza;
 use crate::format::stanza::{self, PassphraseKdf};
+use crate::keys::{KeyError, Passphrase};
 
-/// A passphrase as it is fed to the derivation: NFC (Unicode Standard Annex 15), without one final
-/// newline, never empty.
-#[derive(Clone)]
-struct Passphrase(Zeroizing<String>);
-
-impl Passphrase {
-    fn new(text: &str) -> Result<Self, KeyProblem> {
-        let text = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
-        let mut normal = Zeroizing::new(String::with_capacity(text.len() * 3));
-        text.nfc().for_each(|c| normal.push(c));
-        if normal.is_empty() { Err(KeyProblem::EmptyPassphrase) } else { Ok(Self(normal)) }
-    }
-
-    /// The work was checked against the bounds; `None` when there is no memory for it.
-    fn derive(&self, kdf: PassphraseKdf, salt: &[u8; 32]) -> Option<Secret32> {
-        let mut key = Zeroizing::new([0; 32]);
-        match kdf {
-            PassphraseKdf::Argon2id { m_kib, t, p } => {
-                let params = Params::new(m_kib, t, p, Some(32)).ok()?;
-                Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-                    .hash_password_into(self.0.as_bytes(), salt, key.as_mut_slice())
-                    .ok()?;
-            }
-            PassphraseKdf::Pbkdf2 { iterations } => {
-                pbkdf2::pbkdf2_hmac::<Sha256>(self.0.as_bytes(), salt, iterations, key.as_mut_slice());
-            }
+/// The key of a passphrase. The work was checked against the bounds; `None` when there is no memory
+/// for it.
+fn derive(passphrase: &Passphrase, kdf: PassphraseKdf, salt: &[u8; 32]) -> Option<Secret32> {
+    let mut key = Zeroizing::new([0; 32]);
+    match kdf {
+        PassphraseKdf::Argon2id { m_kib, t, p } => {
+            let params = Params::new(m_kib, t, p, Some(32)).ok()?;
+            Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+                .hash_password_into(passphrase.as_bytes(), salt, key.as_mut_slice())
+                .ok()?;
         }
-        Some(key)
+        PassphraseKdf::Pbkdf2 { iterations } => {
+            pbkdf2::pbkdf2_hmac::<Sha256>(passphrase.as_bytes(), salt, iterations, key.as_mut_slice());
+        }
     }
+    Some(key)
 }
 
 /// Seals with a passphrase.
@@ -57,20 +44,18 @@ impl PassphraseRecipient {
     /// Seals with Argon2id at [`PassphraseKdf::DEFAULT`].
     ///
     /// # Errors
-    /// [`KeyProblem::EmptyPassphrase`].
-    pub fn new(passphrase: &str) -> Result<Self, KeyProblem> {
-        Self::with_kdf(passphrase, PassphraseKdf::DEFAULT)
+    /// [`KeyError::Passphrase`] when it is empty or too long.
+    pub fn new(passphrase: &str) -> Result<Self, KeyError> {
+        let passphrase = Passphrase::new(passphrase.as_bytes())?;
+        Ok(Self { passphrase, kdf: PassphraseKdf::DEFAULT })
     }
 
     /// Seals with another derivation.
     ///
     /// # Errors
-    /// [`KeyProblem::EmptyPassphrase`], [`KeyProblem::PassphraseWork`].
-    pub fn with_kdf(passphrase: &str, kdf: PassphraseKdf) -> Result<Self, KeyProblem> {
-        if !kdf.is_allowed() {
-            return Err(KeyProblem::PassphraseWork);
-        }
-        Ok(Self { passphrase: Passphrase::new(passphrase)?, kdf })
+    /// [`KeyProblem::PassphraseWork`].
+    pub fn with_kdf(passphrase: Passphrase, kdf: PassphraseKdf) -> Result<Self, KeyProblem> {
+        if kdf.is_allowed() { Ok(Self { passphrase, kdf }) } else { Err(KeyProblem::PassphraseWork) }
     }
 }
 
@@ -82,9 +67,9 @@ impl PassphraseIdentity {
     /// Opens with this passphrase.
     ///
     /// # Errors
-    /// [`KeyProblem::EmptyPassphrase`].
-    pub fn new(passphrase: &str) -> Result<Self, KeyProblem> {
-        Passphrase::new(passphrase).map(Self)
+    /// [`KeyError::Passphrase`] when it is empty or too long.
+    pub fn new(passphrase: &str) -> Result<Self, KeyError> {
+        Passphrase::new(passphrase.as_bytes()).map(Self)
     }
 }
 
@@ -99,7 +84,7 @@ impl Recipient for PassphraseRecipient {
 
     fn wrap(&self, file_key: &FileKey, binding: Binding<'_>) -> Result<Stanza, SealError> {
         let salt = random_bytes()?;
-        let key = self.passphrase.derive(self.kdf, &salt).ok_or(SealError::OutOfMemory)?;
+        let key = derive(&self.passphrase, self.kdf, &salt).ok_or(SealError::OutOfMemory)?;
         let wrapped = symmetric::wrap(stanza::PASSPHRASE, &key, salt, file_key, binding)?;
         Ok(Stanza::Passphrase { kdf: self.kdf, wrapped })
     }
@@ -114,7 +99,7 @@ impl Identity for PassphraseIdentity {
         match stanza {
             // Looked at again right before the work is done, whatever made the stanza.
             Stanza::Passphrase { kdf, wrapped } if kdf.is_allowed() => {
-                let key = self.0.derive(*kdf, &wrapped.salt).ok_or(OpenError::OutOfMemory)?;
+                let key = derive(&self.0, *kdf, &wrapped.salt).ok_or(OpenError::OutOfMemory)?;
                 symmetric::unwrap(stanza::PASSPHRASE, &key, wrapped, binding)
             }
             _ => Err(OpenError::NotAuthentic),
@@ -131,32 +116,5 @@ impl fmt::Debug for PassphraseRecipient {
 impl fmt::Debug for PassphraseIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PassphraseIdentity(..)")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(passphrase: &str) -> Result<String, KeyProblem> {
-        Passphrase::new(passphrase).map(|p| p.0.to_string())
-    }
-
-    #[test]
-    fn a_passphrase_has_one_form() {
-        assert_eq!(text("caf\u{65}\u{301}"), text("caf\u{e9}\n"));
-        assert_eq!(text("a b ").unwrap(), "a b ", "spaces belong to it");
-        assert_eq!(text("x\r\n"), text("x"));
-        assert_eq!(text("x\n\n").unwrap(), "x\n", "one newline only");
-        for empty in ["", "\n", "\r\n"] {
-            assert_eq!(text(empty), Err(KeyProblem::EmptyPassphrase));
-        }
-    }
-
-    #[test]
-    fn nothing_secret_is_printed() {
-        let recipient = PassphraseRecipient::new("hunter2").unwrap();
-        let identity = PassphraseIdentity::new("hunter2").unwrap();
-        assert!(!format!("{recipient:?} {identity:?}").contains("hunter2"));
     }
 }

@@ -8,78 +8,50 @@ use zeroize::Zeroizing;
 
 use super::{Binding, FileKey, Identity, Recipient, RecipientClass, symmetric};
 use crate::aead::Secret32;
-use crate::error::{KeyProblem, OpenError, SealError};
+use crate::error::{OpenError, SealError};
 use crate::file_key::random_bytes;
-use crate::format::{Stanza, base64, stanza};
+use crate::format::{Stanza, stanza};
 
-/// Both ends of a secret key: whoever seals with it can open.
-#[derive(Clone)]
-struct SecretKey {
-    key: Secret32,
-    id: Sha256Digest,
-}
-
-impl SecretKey {
-    fn new(key: Secret32) -> Self {
-        let mut hash = Sha256::new_with_prefix(b"strongroom/v1 secret-key");
-        hash.update(key.as_slice());
-        Self { id: Sha256Digest(hash.finalize().into()), key }
-    }
-
-    fn from_base64(text: &str) -> Result<Self, KeyProblem> {
-        let text = text.strip_suffix('\n').unwrap_or(text);
-        let text = text.strip_suffix('\r').unwrap_or(text);
-        base64::decode(text)
-            .map(Zeroizing::new)
-            .and_then(|bytes| Some(Zeroizing::new(<[u8; 32]>::try_from(bytes.as_slice()).ok()?)))
-            .map(Self::new)
-            .ok_or(KeyProblem::SecretKey)
-    }
+/// The id of a secret key: SHA-256 over a label and the key. It tells nothing of a random key.
+fn key_id(key: &[u8; 32]) -> Sha256Digest {
+    let mut hash = Sha256::new_with_prefix(b"strongroom/v1 secret-key");
+    hash.update(key);
+    Sha256Digest(hash.finalize().into())
 }
 
 /// Seals with a secret key.
 #[derive(Clone)]
-pub struct SecretKeyRecipient(SecretKey);
+pub struct SecretKeyRecipient {
+    key: Secret32,
+    id: Sha256Digest,
+}
 
 /// Opens with a secret key.
 #[derive(Clone)]
-pub struct SecretKeyIdentity(SecretKey);
+pub struct SecretKeyIdentity {
+    key: Secret32,
+    id: Sha256Digest,
+}
 
 impl SecretKeyRecipient {
-    /// From 32 bytes.
+    /// Seals with these 32 bytes; [`SecretKey`](crate::keys::SecretKey) reads them from text.
     #[must_use]
     pub fn from_bytes(key: Zeroizing<[u8; 32]>) -> Self {
-        Self(SecretKey::new(key))
-    }
-
-    /// From the output of `openssl rand -base64 32`.
-    ///
-    /// # Errors
-    /// [`KeyProblem::SecretKey`].
-    pub fn from_base64(text: &str) -> Result<Self, KeyProblem> {
-        SecretKey::from_base64(text).map(Self)
+        Self { id: key_id(&key), key }
     }
 }
 
 impl SecretKeyIdentity {
-    /// From 32 bytes.
+    /// Opens with these 32 bytes; [`SecretKey`](crate::keys::SecretKey) reads them from text.
     #[must_use]
     pub fn from_bytes(key: Zeroizing<[u8; 32]>) -> Self {
-        Self(SecretKey::new(key))
-    }
-
-    /// From the output of `openssl rand -base64 32`.
-    ///
-    /// # Errors
-    /// [`KeyProblem::SecretKey`].
-    pub fn from_base64(text: &str) -> Result<Self, KeyProblem> {
-        SecretKey::from_base64(text).map(Self)
+        Self { id: key_id(&key), key }
     }
 }
 
 impl Recipient for SecretKeyRecipient {
     fn describe(&self) -> RecipientRef {
-        RecipientRef { kind: stanza::SECRET_KEY.to_owned(), key_id: Some(self.0.id) }
+        RecipientRef { kind: stanza::SECRET_KEY.to_owned(), key_id: Some(self.id) }
     }
 
     fn class(&self) -> RecipientClass {
@@ -87,20 +59,20 @@ impl Recipient for SecretKeyRecipient {
     }
 
     fn wrap(&self, file_key: &FileKey, binding: Binding<'_>) -> Result<Stanza, SealError> {
-        let wrapped = symmetric::wrap(stanza::SECRET_KEY, &self.0.key, random_bytes()?, file_key, binding)?;
-        Ok(Stanza::SecretKey { key_id: self.0.id, wrapped })
+        let wrapped = symmetric::wrap(stanza::SECRET_KEY, &self.key, random_bytes()?, file_key, binding)?;
+        Ok(Stanza::SecretKey { key_id: self.id, wrapped })
     }
 }
 
 impl Identity for SecretKeyIdentity {
     fn fits(&self, stanza: &Stanza) -> bool {
-        matches!(stanza, Stanza::SecretKey { key_id, .. } if *key_id == self.0.id)
+        matches!(stanza, Stanza::SecretKey { key_id, .. } if *key_id == self.id)
     }
 
     fn unwrap(&self, stanza: &Stanza, binding: Binding<'_>) -> Result<FileKey, OpenError> {
         match stanza {
             Stanza::SecretKey { wrapped, .. } => {
-                symmetric::unwrap(stanza::SECRET_KEY, &self.0.key, wrapped, binding)
+                symmetric::unwrap(stanza::SECRET_KEY, &self.key, wrapped, binding)
             }
             _ => Err(OpenError::NotAuthentic),
         }
@@ -109,12 +81,12 @@ impl Identity for SecretKeyIdentity {
 
 impl fmt::Debug for SecretKeyRecipient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SecretKeyRecipient").field(&self.0.id).finish()
+        f.debug_tuple("SecretKeyRecipient").field(&self.id).finish()
     }
 }
 
 impl fmt::Debug for SecretKeyIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SecretKeyIdentity").field(&self.0.id).finish()
+        f.debug_tuple("SecretKeyIdentity").field(&self.id).finish()
     }
 }

@@ -4,20 +4,20 @@
 use zeroize::Zeroizing;
 
 use super::Binding;
-use crate::aead::{AeadKey, Secret32};
+use crate::aead::AeadKey;
 use crate::error::{OpenError, SealError};
 use crate::file_key::{FileKey, hkdf, random_bytes};
 use crate::format::stanza::SymmetricWrapped;
 
-fn wrapping_key(key: &Secret32, salt: &[u8; 32], kind: &str) -> AeadKey {
+fn wrapping_key(key: &[u8; 32], salt: &[u8; 32], kind: &str) -> AeadKey {
     let info = [b"strongroom/v1 wrap ", kind.as_bytes()].concat();
-    AeadKey::new(&hkdf(key.as_slice(), salt, &info))
+    AeadKey::new(&hkdf(key, salt, &info))
 }
 
 /// Wraps under `key`, which is derived from or given beside `salt`.
 pub(super) fn wrap(
     kind: &str,
-    key: &Secret32,
+    key: &[u8; 32],
     salt: [u8; 32],
     file_key: &FileKey,
     binding: Binding<'_>,
@@ -34,7 +34,7 @@ pub(super) fn wrap(
 /// The reverse of [`wrap`].
 pub(super) fn unwrap(
     kind: &str,
-    key: &Secret32,
+    key: &[u8; 32],
     wrapped: &SymmetricWrapped,
     binding: Binding<'_>,
 ) -> Result<FileKey, OpenError> {

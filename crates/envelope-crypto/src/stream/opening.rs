@@ -111,15 +111,15 @@ struct Shared {
     turnstile: Turnstile,
 }
 
-struct OpenStream {
+pub(super) struct OpenStream {
     /// `None` after its end or after an error.
     sealed: Option<ByteStream<Sealed>>,
     chunk: Bytes,
-    frames: FrameReader,
+    pub(super) frames: FrameReader,
     trailer: Option<Vec<u8>>,
     /// What comes after the blocks in flight: an error, or the length of the file.
     then: Option<Result<u64>>,
-    plan: Plan,
+    pub(super) plan: Plan,
     shared: Arc<Shared>,
     workers: Workers<BlockFrame, Result<OpenedBlock, OpenError>>,
     tally: Option<Tally>,
@@ -128,7 +128,7 @@ struct OpenStream {
 }
 
 impl OpenStream {
-    fn new(
+    pub(super) fn new(
         head: Head,
         checks: Checks,
         key: AeadKey,

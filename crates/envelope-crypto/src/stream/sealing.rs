@@ -79,20 +79,20 @@ struct Job {
     len: usize,
 }
 
-struct Shared {
+pub(super) struct Shared {
     key: AeadKey,
     turnstile: Turnstile,
 }
 
-struct SealStream {
+pub(super) struct SealStream {
     /// `None` after its clean end.
     plain: Option<ByteStream<Plain>>,
     report: Settled<DumpReport>,
     settler: Option<Settler<SealSummary>>,
     options: SealOptions,
-    plan: Plan,
-    pool: Arc<Pool>,
-    shared: Arc<Shared>,
+    pub(super) plan: Plan,
+    pub(super) pool: Arc<Pool>,
+    pub(super) shared: Arc<Shared>,
     workers: Workers<Job, Result<SealedBlock, SealError>>,
     head: Option<Bytes>,
     /// What of the last chunk is not gathered yet.
@@ -105,7 +105,7 @@ struct SealStream {
 }
 
 impl SealStream {
-    fn new(
+    pub(super) fn new(
         started: Started,
         options: SealOptions,
         plain: ByteStream<Plain>,

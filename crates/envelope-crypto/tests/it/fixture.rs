@@ -7,23 +7,23 @@ use backup_core::{
     BackupId, ByteStream, Decryptor, DumpReport, Encryptor, Expected, Opening, SealSummary, Settled,
 };
 use bytes::Bytes;
+use envelope_crypto::keys::{Passphrase, RsaPrivateKey, SecretKey};
 use envelope_crypto::range::{Progress, RangeOpening, RangeReader};
 use envelope_crypto::{
     BlockLen, Compression, EnvelopeDecryptor, EnvelopeEncryptor, Identity, NoneRecipient, OpenError,
     OpenOptions, Opener, PassphraseIdentity, PassphraseKdf, PassphraseRecipient, Recipient, RsaIdentity,
     RsaRecipient, SealOptions, Sealer, SecretKeyIdentity, SecretKeyRecipient,
 };
-use rsa::RsaPrivateKey;
-use rsa::rand_core::UnwrapErr;
+use zeroize::Zeroizing;
 
 /// The shortest block, to have many of them in a small file.
 pub(crate) const BLOCK: usize = 64 << 10;
 
+pub(crate) const PASSPHRASE: &str = "correct horse, Zürich";
 pub(crate) const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// One key for all tests: making one takes a second.
-pub(crate) static RSA: LazyLock<RsaPrivateKey> =
-    LazyLock::new(|| RsaPrivateKey::new(&mut UnwrapErr(getrandom::SysRng), 2048).unwrap());
+pub(crate) static RSA: LazyLock<RsaPrivateKey> = LazyLock::new(|| RsaPrivateKey::generate(2048).unwrap());
 
 pub(crate) struct Pair {
     pub(crate) recipient: Arc<dyn Recipient>,
@@ -36,19 +36,20 @@ fn pair(recipient: impl Recipient + 'static, identity: impl Identity + 'static) 
 
 pub(crate) fn rsa() -> Pair {
     pair(
-        RsaRecipient::from_public(RSA.to_public_key()).unwrap(),
-        RsaIdentity::from_private(RSA.clone()).unwrap(),
+        RsaRecipient::from_public(RSA.public_key().as_rsa().clone()).unwrap(),
+        RsaIdentity::from_private(RSA.as_rsa().clone()).unwrap(),
     )
 }
 
 pub(crate) fn secret_key() -> Pair {
-    pair(SecretKeyRecipient::from_base64(SECRET).unwrap(), SecretKeyIdentity::from_base64(SECRET).unwrap())
+    let key = Zeroizing::new(*SecretKey::from_base64(SECRET.as_bytes()).unwrap().as_bytes());
+    pair(SecretKeyRecipient::from_bytes(key.clone()), SecretKeyIdentity::from_bytes(key))
 }
 
 pub(crate) fn passphrase(kdf: PassphraseKdf) -> Pair {
     pair(
-        PassphraseRecipient::with_kdf("correct horse", kdf).unwrap(),
-        PassphraseIdentity::new("correct horse\n").unwrap(),
+        PassphraseRecipient::with_kdf(Passphrase::new(PASSPHRASE.as_bytes()).unwrap(), kdf).unwrap(),
+        PassphraseIdentity::new(&format!("{PASSPHRASE}\n")).unwrap(),
     )
 }
 
@@ -152,7 +153,7 @@ pub(crate) type Outcome = (Vec<u8>, Result<(), OpenError>);
 /// Opens in one thread, without input and output.
 pub(crate) fn open_sync(identities: &[Arc<dyn Identity>], expected: Expected, file: &[u8]) -> Outcome {
     let mut plain = Vec::new();
-    let mut run = || {
+    let run = || {
         let mut opener = Opener::new(identities.to_vec(), expected)?;
         for chunk in file.chunks(9_973) {
             opener.push(chunk, &mut |released| plain.extend_from_slice(released))?;
