@@ -16,6 +16,7 @@ use crate::stdin::{StdinConfig, StdinDumper};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "there is one of it per source or target")]
 pub enum SourceConfig {
     /// A PostgreSQL database.
     Postgresql(PostgresConfig),
@@ -31,6 +32,7 @@ pub enum SourceConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "there is one of it per source or target")]
 pub enum TargetConfig {
     /// A PostgreSQL database, created by the restore.
     Postgresql(PostgresConfig),

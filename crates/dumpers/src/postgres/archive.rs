@@ -134,9 +134,10 @@ impl ArchiveParser {
                 self.pending = joined;
             })
         };
-        let outcome = outcome.and_then(|()| {
-            if self.pending.len() > ENTRY_MAX { Err(ArchiveError::Limit("entry")) } else { Ok(()) }
-        });
+        let outcome = match outcome {
+            Ok(()) if self.pending.len() > ENTRY_MAX => Err(ArchiveError::Limit("entry")),
+            outcome => outcome,
+        };
         if outcome.is_err() {
             self.state = State::Failed;
             self.pending = Vec::new();

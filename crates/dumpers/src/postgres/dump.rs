@@ -73,7 +73,8 @@ struct LookedTable {
     rows: f64,
 }
 
-/// One statement: version, size without indexes, tables, and what this user cannot read. System
+/// One statement: version, size without indexes, tables, and what this user cannot read. It takes no
+/// lock on any table. System
 /// schemas and members of extensions are left out, as `pg_dump` does.
 const LOOK: &str = r"
 WITH own AS (
@@ -93,13 +94,14 @@ WITH own AS (
   SELECT CASE relkind WHEN 'S' THEN 'sequence ' ELSE 'table ' END || name,
          format('GRANT SELECT ON %s %s TO %I;',
                 CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, name, current_user)
-  FROM own WHERE relkind IN ('r', 'S') AND NOT
+  FROM own WHERE relkind IN ('r', 'p', 'S') AND NOT
     CASE relkind WHEN 'S' THEN has_sequence_privilege(oid, 'SELECT') ELSE has_table_privilege(oid, 'SELECT') END
 )
 SELECT json_build_object(
   'server', current_setting('server_version'),
-  'bytes', (SELECT sum(pg_table_size(oid)) FROM own WHERE relkind IN ('r', 'm'))
-           + pg_relation_size('pg_catalog.pg_largeobject'),
+  'bytes', greatest(0, pg_database_size(current_database())
+    - (SELECT coalesce(sum(relpages::bigint), 0) * current_setting('block_size')::bigint
+       FROM pg_catalog.pg_class WHERE relkind = 'i')),
   'tables', coalesce((SELECT json_agg(json_build_object('schema', nspname, 'name', relname, 'rows', reltuples)
                                       ORDER BY nspname, relname) FROM own WHERE relkind = 'r'), '[]'::json),
   'grants', coalesce((SELECT json_agg(fix ORDER BY fix DESC) FROM closed), '[]'::json),
@@ -214,5 +216,62 @@ impl PostgresDumper {
         options.extend(what.exclude.iter().map(|pattern| format!("--exclude-table={pattern}")));
         options.extend(self.extra_args.iter().cloned());
         options
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dumper(folder: &std::path::Path, variable: &str) -> PostgresDumper {
+        let url =
+            std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run scripts/test"));
+        let config = PostgresConfig::from_url(&url).unwrap();
+        PostgresDumper { places: Places::only(&[folder.to_owned()]), ..PostgresDumper::new(&config).unwrap() }
+    }
+
+    async fn refusals(dumper: &PostgresDumper) -> [Error; 2] {
+        let cx = Context::new();
+        [dumper.probe(&cx).await.unwrap_err(), dumper.dump(&cx, &Selection::default()).await.unwrap_err()]
+    }
+
+    /// A folder with links to these programs, of a version before 18.
+    async fn older(programs: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for program in programs {
+            let clients = installed(&Context::new(), &Places::new(&[]), program).await.unwrap();
+            let older = clients.into_iter().find(|client| client.version.major() < 18).unwrap();
+            std::os::unix::fs::symlink(older.path, folder.path().join(program)).unwrap();
+        }
+        folder
+    }
+
+    #[tokio::test]
+    async fn incident_82_a_pg_dump_older_than_the_server_is_named_with_the_remedy() {
+        let folder = older(&["psql", "pg_dump"]).await;
+        for error in refusals(&dumper(folder.path(), "STRONGROOM_TEST_PG18_URL")).await {
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            let what = error.what();
+            assert!(
+                what.starts_with("server 18.") && what.contains("is newer than every pg_dump found ("),
+                "{what}"
+            );
+            assert!(what.contains(&folder.path().display().to_string()), "{what}");
+            assert_eq!(error.hint(), Some("install postgresql-client-18"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_named() {
+        let folder = older(&["psql"]).await;
+        for error in refusals(&dumper(folder.path(), "STRONGROOM_TEST_PG_URL")).await {
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.what().contains("pg_dump was not found in"), "{error}");
+        }
+        let empty = tempfile::tempdir().unwrap();
+        for error in refusals(&dumper(empty.path(), "STRONGROOM_TEST_PG_URL")).await {
+            assert!(error.what().contains("psql was not found in"), "{error}");
+            assert!(error.hint().unwrap().contains("tool_dirs"), "{:?}", error.hint());
+        }
     }
 }

@@ -119,6 +119,10 @@ impl PostgresError {
             Self::Exists => {
                 (ErrorKind::Conflict, "choose a new name, or allow restoring into what exists".to_owned())
             }
+            Self::Tool(error @ ToolError::Missing { .. }) => {
+                return Error::from(error.clone())
+                    .with_hint("install the PostgreSQL client programs, or name their folder in tool_dirs");
+            }
             Self::Tool(error) => return Error::from(error.clone()),
         };
         Error::new(kind, subject, self.to_string()).with_hint(hint).with_source(self)

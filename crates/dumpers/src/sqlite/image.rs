@@ -1,7 +1,7 @@
 //! The database image: its header (file format, section 1.3) and a check of a whole one.
 
 use async_trait::async_trait;
-use backup_core::{ByteStream, Context, DumpFormat, Error, Inspection, Inspector, Plain, Result, Stage};
+use backup_core::{ByteStream, Context, DumpFormat, Inspection, Inspector, Plain, Result, Stage};
 use std::path::Path;
 
 use super::SQLITE_IMAGE;
@@ -83,8 +83,7 @@ impl Inspector for SqliteInspector {
         _format: &DumpFormat,
         mut bytes: ByteStream<Plain>,
     ) -> Result<Inspection> {
-        let refuse =
-            |what| Error::from(SqliteError::Image(what).at(Path::new(SQLITE_IMAGE))).at(Stage::Verify);
+        let refuse = |what| SqliteError::Image(what).at(Path::new(SQLITE_IMAGE)).at(Stage::Verify);
         let mut head = [0; HEADER_LEN];
         let mut filled = 0;
         let mut total = 0_u64;

@@ -10,12 +10,17 @@ use bytes::Bytes;
 use super::{ToolCommand, ToolError, Waiting, capture, feed, stream};
 use crate::secret::Secret;
 
-const QUICK: Waiting = Waiting {
-    stall: Duration::from_secs(20),
-    grace: Duration::from_millis(300),
-    kill_after: Duration::from_millis(300),
+/// Long enough for a busy machine; nothing here is meant to run into it.
+const PATIENT: Waiting = Waiting {
+    stall: Duration::from_secs(60),
+    grace: Duration::from_secs(60),
+    kill_after: Duration::from_secs(60),
 };
-const IMPATIENT: Waiting = Waiting { stall: Duration::from_millis(300), ..QUICK };
+/// For programs that never end by themselves.
+const HASTY: Waiting =
+    Waiting { grace: Duration::from_millis(300), kill_after: Duration::from_millis(300), ..PATIENT };
+/// For programs that stall.
+const IMPATIENT: Waiting = Waiting { stall: Duration::from_millis(300), ..HASTY };
 
 fn shell(script: &str) -> ToolCommand {
     ToolCommand::new("/bin/sh").args(["-c", script])
@@ -56,13 +61,13 @@ fn first_line(bytes: &[u8]) -> u32 {
 
 #[tokio::test]
 async fn a_good_program_is_read_whole() {
-    let (all, error) = run("head -c 3000000 /dev/zero; echo end", QUICK).await;
+    let (all, error) = run("head -c 3000000 /dev/zero; echo end", PATIENT).await;
     assert_eq!((all.len(), error), (3_000_004, None));
 }
 
 #[tokio::test]
 async fn incident_01_failed_dump_after_data_is_no_end() {
-    let (all, error) = run("head -c 300000 /dev/zero; echo the reason >&2; exit 3", QUICK).await;
+    let (all, error) = run("head -c 300000 /dev/zero; echo the reason >&2; exit 3", PATIENT).await;
     assert_eq!(all.len(), 300_000);
     let stderr = "the reason".to_owned();
     assert_eq!(error, Some(ToolError::Exited { tool: "sh".to_owned(), status: 3, stderr }));
@@ -70,7 +75,7 @@ async fn incident_01_failed_dump_after_data_is_no_end() {
 
 #[tokio::test]
 async fn a_signal_is_no_end() {
-    let (all, error) = run("echo some; kill -KILL $$", QUICK).await;
+    let (all, error) = run("echo some; kill -KILL $$", PATIENT).await;
     assert_eq!(all, b"some\n");
     assert!(matches!(error, Some(ToolError::Signalled { signal: 9, .. })), "{error:?}");
 }
@@ -79,7 +84,7 @@ async fn a_signal_is_no_end() {
 async fn a_flood_on_standard_error_blocks_nothing_and_is_not_kept() {
     let script = "head -c 100000000 /dev/zero | tr '\\0' 'e' >&2 & head -c 5000000 /dev/zero; wait; \
                   echo last words >&2; exit 1";
-    let (all, error) = run(script, QUICK).await;
+    let (all, error) = run(script, PATIENT).await;
     assert_eq!(all.len(), 5_000_000);
     let Some(ToolError::Exited { stderr, .. }) = error else { panic!("{error:?}") };
     assert!(stderr.ends_with("last words") && stderr.len() <= 4096, "{}", stderr.len());
@@ -97,7 +102,7 @@ async fn incident_15_a_stalled_program_is_named_and_stopped() {
 
 #[tokio::test]
 async fn a_program_that_closes_its_output_is_waited_for_and_judged() {
-    let (_, error) = run("echo x; exec >&-; sleep 0.1; exit 5", QUICK).await;
+    let (_, error) = run("echo x; exec >&-; sleep 0.1; exit 5", PATIENT).await;
     assert!(matches!(error, Some(ToolError::Exited { status: 5, .. })), "{error:?}");
     let (_, error) = run("echo x; exec >&-; sleep 600", IMPATIENT).await;
     assert!(matches!(error, Some(ToolError::Stalled { .. })), "{error:?}");
@@ -106,7 +111,7 @@ async fn a_program_that_closes_its_output_is_waited_for_and_judged() {
 #[tokio::test]
 async fn a_child_that_holds_the_output_open_is_no_clean_end() {
     for script in ["sleep 600 & echo $!", "sleep 600 >/dev/null & echo $!"] {
-        let (all, error) = run(script, QUICK).await;
+        let (all, error) = run(script, HASTY).await;
         assert_eq!(error, Some(ToolError::Outlived { tool: "sh".to_owned() }), "{script}");
         let pid = first_line(&all);
         until("the end of the child", || !lives(pid)).await;
@@ -115,18 +120,18 @@ async fn a_child_that_holds_the_output_open_is_no_clean_end() {
 
 #[tokio::test]
 async fn a_child_that_writes_on_is_no_clean_end() {
-    let (_, error) = run("(sleep 0.1; exec yes) & echo x", QUICK).await;
+    let (_, error) = run("(sleep 0.1; exec yes) & echo x", HASTY).await;
     assert_eq!(error, Some(ToolError::Outlived { tool: "sh".to_owned() }));
     // The failure of the program itself is the better news.
-    let (_, error) = run("sleep 600 & echo x; exit 4", QUICK).await;
+    let (_, error) = run("sleep 600 & echo x; exit 4", HASTY).await;
     assert!(matches!(error, Some(ToolError::Exited { status: 4, .. })), "{error:?}");
 }
 
 #[tokio::test]
 async fn incident_05_nothing_and_exit_0_is_a_failure_unless_allowed() {
-    let (_, error) = run("echo why >&2", QUICK).await;
+    let (_, error) = run("echo why >&2", PATIENT).await;
     assert_eq!(error, Some(ToolError::NoOutput { tool: "sh".to_owned(), stderr: "why".to_owned() }));
-    let mut output = stream(&Context::new(), &shell("true"), QUICK, true).unwrap();
+    let mut output = stream(&Context::new(), &shell("true"), PATIENT, true).unwrap();
     assert!(output.next().await.is_none());
 }
 
@@ -136,7 +141,7 @@ async fn a_dropped_stream_ends_the_program_politely() {
     let mark = folder.path().join("mark");
     let script =
         format!("trap 'echo term >{}; exit' TERM; echo ready; while :; do sleep 0.02; done", mark.display());
-    let mut output = stream(&Context::new(), &shell(&script), QUICK, false).unwrap();
+    let mut output = stream(&Context::new(), &shell(&script), PATIENT, false).unwrap();
     output.next().await.unwrap().unwrap();
     drop(output);
     until("the mark of SIGTERM", || mark.exists()).await;
@@ -145,7 +150,7 @@ async fn a_dropped_stream_ends_the_program_politely() {
 #[tokio::test]
 async fn a_program_that_ignores_sigterm_is_killed_with_its_children_and_reaped() {
     let script = "trap '' TERM; sleep 600 & echo $$ $!; while :; do sleep 0.05; done";
-    let mut output = stream(&Context::new(), &shell(script), QUICK, false).unwrap();
+    let mut output = stream(&Context::new(), &shell(script), HASTY, false).unwrap();
     let line = output.next().await.unwrap().unwrap();
     let pids: Vec<u32> =
         std::str::from_utf8(&line).unwrap().split_whitespace().map(|pid| pid.parse().unwrap()).collect();
@@ -158,7 +163,7 @@ async fn a_program_that_ignores_sigterm_is_killed_with_its_children_and_reaped()
 async fn a_cancelled_run_stops_the_program() {
     let cancel = CancelToken::new();
     let cx = Context::new().with_cancel(cancel.clone());
-    let mut output = stream(&cx, &shell("echo $$; exec sleep 600"), QUICK, false).unwrap();
+    let mut output = stream(&cx, &shell("echo $$; exec sleep 600"), PATIENT, false).unwrap();
     let pid = first_line(&output.next().await.unwrap().unwrap());
     cancel.cancel();
     assert!(matches!(output.next().await, Some(Err(ToolError::Cancelled { .. }))));
@@ -167,7 +172,7 @@ async fn a_cancelled_run_stops_the_program() {
 
 #[tokio::test]
 async fn a_finished_program_is_reaped() {
-    let (all, error) = run("echo $$", QUICK).await;
+    let (all, error) = run("echo $$", PATIENT).await;
     assert_eq!(error, None);
     let pid = first_line(&all);
     until("reaping", || !Path::new(&format!("/proc/{pid}")).exists()).await;
@@ -176,12 +181,12 @@ async fn a_finished_program_is_reaped() {
 #[tokio::test]
 async fn incident_10_closed_pipes_reach_the_program() {
     // A program that ignored SIGPIPE would go on for nobody, or report a strange error.
-    let said = capture(&Context::new(), &shell("grep SigIgn /proc/self/status"), QUICK, None, 1000).await;
+    let said = capture(&Context::new(), &shell("grep SigIgn /proc/self/status"), PATIENT, None, 1000).await;
     let said = String::from_utf8(said.unwrap()).unwrap();
     let ignored = u64::from_str_radix(said.split_whitespace().last().unwrap(), 16).unwrap();
     assert_eq!(ignored & (1 << 12), 0, "SIGPIPE is ignored: {said}");
 
-    let mut output = stream(&Context::new(), &shell("echo $$; exec yes"), QUICK, false).unwrap();
+    let mut output = stream(&Context::new(), &shell("echo $$; exec yes"), PATIENT, false).unwrap();
     let pid = first_line(&output.next().await.unwrap().unwrap());
     drop(output);
     until("the end of the writer", || !Path::new(&format!("/proc/{pid}")).exists()).await;
@@ -191,7 +196,7 @@ async fn incident_10_closed_pipes_reach_the_program() {
 async fn the_environment_is_a_short_list_and_secrets_are_masked() {
     let secret = Secret::new("hunter2");
     let command = shell("env; echo \"it is $WORD\" >&2; exit 1").secret_env("WORD", &secret);
-    let mut output = stream(&Context::new(), &command, QUICK, false).unwrap();
+    let mut output = stream(&Context::new(), &command, PATIENT, false).unwrap();
     let mut all = Vec::new();
     let error = loop {
         match output.next().await.unwrap() {
@@ -209,16 +214,16 @@ async fn the_environment_is_a_short_list_and_secrets_are_masked() {
 
 #[tokio::test]
 async fn a_program_that_cannot_be_started_says_so() {
-    let error = stream(&Context::new(), &ToolCommand::new("/nowhere/tool"), QUICK, false).unwrap_err();
+    let error = stream(&Context::new(), &ToolCommand::new("/nowhere/tool"), PATIENT, false).unwrap_err();
     assert!(matches!(&error, ToolError::NotStarted { tool, .. } if tool == "/nowhere/tool"), "{error}");
     assert_eq!(Error::from(error).kind(), ErrorKind::Unsupported);
 }
 
 #[tokio::test]
 async fn an_answer_is_bounded() {
-    let error = capture(&Context::new(), &shell("exec yes"), QUICK, None, 1000).await.unwrap_err();
+    let error = capture(&Context::new(), &shell("exec yes"), PATIENT, None, 1000).await.unwrap_err();
     assert_eq!(error, ToolError::TooMuch { tool: "sh".to_owned(), limit: 1000 });
-    let echoed = capture(&Context::new(), &shell("cat"), QUICK, Some(b"in".to_vec()), 1000).await;
+    let echoed = capture(&Context::new(), &shell("cat"), PATIENT, Some(b"in".to_vec()), 1000).await;
     assert_eq!(echoed.unwrap(), b"in");
 }
 
@@ -244,9 +249,9 @@ fn place() -> (tempfile::TempDir, PathBuf) {
 async fn a_whole_stream_is_fed() {
     let (_folder, file) = place();
     let stream = chunks(vec![Ok(b"abc"), Ok(b""), Ok(b"def")]);
-    let bytes = pour(&format!("cat >{}", file.display()), QUICK, stream).await.unwrap();
+    let bytes = pour(&format!("cat >{}", file.display()), PATIENT, stream).await.unwrap();
     assert_eq!((bytes, std::fs::read(file).unwrap()), (6, b"abcdef".to_vec()));
-    assert_eq!(pour("cat", QUICK, chunks(vec![])).await.unwrap(), 0);
+    assert_eq!(pour("cat", PATIENT, chunks(vec![])).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -254,7 +259,7 @@ async fn a_broken_stream_never_looks_ended() {
     let (_folder, file) = place();
     for script in ["cat >/dev/null; touch", "trap '' TERM; cat >/dev/null; touch"] {
         let script = format!("{script} {}", file.display());
-        let error = pour(&script, QUICK, chunks(vec![Ok(b"abc"), Ok(b"def"), damage()])).await.unwrap_err();
+        let error = pour(&script, HASTY, chunks(vec![Ok(b"abc"), Ok(b"def"), damage()])).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Integrity);
         assert!(!file.exists(), "the program saw the end of a damaged dump");
     }
@@ -277,7 +282,7 @@ async fn the_last_chunk_waits_for_the_end() {
         };
         Some((item, at + 1))
     });
-    let error = pour(&script, QUICK, ByteStream::new(slow)).await.unwrap_err();
+    let error = pour(&script, PATIENT, ByteStream::new(slow)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Integrity);
     assert!(!file.exists(), "the program had everything before the end was known");
 }
@@ -288,9 +293,9 @@ async fn a_program_that_stops_reading_fails_the_run() {
         let chunk = Bytes::from(vec![0; 1 << 20]);
         ByteStream::new(futures::stream::iter(vec![chunk; 8].into_iter().map(Ok)))
     };
-    let error = pour("head -c 10 >/dev/null", QUICK, much()).await.unwrap_err();
+    let error = pour("head -c 10 >/dev/null", PATIENT, much()).await.unwrap_err();
     assert!(error.what().contains("stopped reading"), "{error}");
-    let error = pour("head -c 10 >/dev/null; echo no >&2; exit 4", QUICK, much()).await.unwrap_err();
+    let error = pour("head -c 10 >/dev/null; echo no >&2; exit 4", PATIENT, much()).await.unwrap_err();
     assert!(error.what().contains("status 4") && error.what().contains("no"), "{error}");
     let error = pour("exec sleep 600", IMPATIENT, much()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
@@ -305,7 +310,7 @@ async fn a_cancelled_feed_stops_the_program() {
     let waits = chunks(vec![Ok(b"abc")]);
     let endless = futures::StreamExt::chain(waits, futures::stream::pending());
     let command = shell(&script);
-    let fed = feed(&cx, &command, QUICK, ByteStream::new(endless), Error::from);
+    let fed = feed(&cx, &command, PATIENT, ByteStream::new(endless), Error::from);
     let (outcome, ()) = tokio::join!(fed, async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         cancel.cancel();
@@ -316,6 +321,6 @@ async fn a_cancelled_feed_stops_the_program() {
 
 #[tokio::test]
 async fn a_stream_of_a_port_ends_once() {
-    let output = stream(&Context::new(), &shell("echo x"), QUICK, false).unwrap();
+    let output = stream(&Context::new(), &shell("echo x"), PATIENT, false).unwrap();
     assert_eq!(collect(output.into_bytes(Error::from, || ())).await.unwrap(), "x\n");
 }

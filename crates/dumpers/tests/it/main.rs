@@ -1,6 +1,6 @@
 //! Real engines, real programs.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod command;
 mod postgres;

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use dumpers::Secret;
@@ -64,8 +64,19 @@ impl Server {
     }
 
     pub(crate) fn try_sql(&self, database: &str, statements: &str) -> Result<String, String> {
-        let mut psql = Command::new("psql")
-            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"])
+        let mut psql = self.psql(database).spawn().expect("psql is installed");
+        psql.stdin.take().expect("piped").write_all(statements.as_bytes()).expect("psql reads");
+        let output = psql.wait_with_output().expect("psql ends");
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+
+    fn psql(&self, database: &str) -> Command {
+        let mut psql = Command::new("psql");
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"])
             .envs([
                 ("PGHOST", &*self.host),
                 ("PGPORT", &*self.port),
@@ -77,16 +88,16 @@ impl Server {
             ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("psql is installed");
-        psql.stdin.take().expect("piped").write_all(statements.as_bytes()).expect("psql reads");
-        let output = psql.wait_with_output().expect("psql ends");
-        if output.status.success() {
-            Ok(String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned())
-        } else {
-            Err(String::from_utf8_lossy(&output.stderr).into_owned())
-        }
+            .stderr(Stdio::piped());
+        psql
+    }
+
+    /// A session that runs these statements until it is dropped.
+    pub(crate) fn session(&self, database: &str, statements: &str) -> Session {
+        let mut psql = self.psql(database).spawn().expect("psql is installed");
+        let mut input = psql.stdin.take().expect("piped");
+        input.write_all(statements.as_bytes()).expect("psql reads");
+        Session { psql, _input: input }
     }
 
     /// The names of the databases that begin like this.
@@ -105,6 +116,20 @@ impl Server {
     /// A name for a restore; the database is dropped with the value if it came to be.
     pub(crate) fn free_name(&self, name: &str) -> Database {
         Database { server: self.clone(), name: unique(name) }
+    }
+}
+
+/// An open session; its program is ended with the value.
+#[derive(Debug)]
+pub(crate) struct Session {
+    psql: Child,
+    _input: ChildStdin,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.psql.kill();
+        let _ = self.psql.wait();
     }
 }
 
