@@ -15,7 +15,7 @@ use crate::failure::Outcome;
 use crate::host;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use crate::state::{Pin, State};
+use crate::state::{Pin, State, durable};
 
 /// The largest statement that is read, in bytes.
 const STATEMENT_LEN_MAX: u64 = 4 << 20;
@@ -258,15 +258,36 @@ async fn make(cx: &Context, reading: &Reading<'_>, sink: &dyn Sink, host: &Signi
         .into());
     }
     let new = NewRepository::create(&owner, cx.now(), vec![KeyGrant::backup_of_all(*host.verifying_key())])?;
-    printer.say(&format!("made repository {} in {}", new.pin.repository, reading.place));
-    printer.say(&format!("  its owner is {public} - write that down, on paper"));
-    printer.say(&format!("  then move the owner's key offline: {}", reading.state.owner_key().display()));
     match put(cx, sink, &repository_object(), &new.repository_json).await {
         // Somebody else made one in the same moment: that one counts.
         Err(error) if error.kind() == ErrorKind::Conflict => return Ok(()),
         put => put?,
     }
     put(cx, sink, &trust_object(1), &new.trust_json).await?;
+    printer.say(&format!("made repository {} in {}", new.pin.repository, reading.place));
+    printer.say(&format!("  its owner is {public}: write that down, on paper"));
+    printer.say(&format!("  move the owner's key offline: {}", reading.state.owner_key().display()));
+    write_sheet(reading, &new.pin)?;
+    Ok(())
+}
+
+/// What to print and keep where the recovery key is kept. Holds nothing secret.
+fn write_sheet(reading: &Reading<'_>, pin: &OwnerPin) -> Result<()> {
+    let OwnerPin { repository, owner } = pin;
+    let place = reading.place;
+    let sheet = format!(
+        "Strongroom recovery sheet\n\n\
+         repository   {repository}\n\
+         kept in      {place}\n\
+         owner        {owner}\n\n\
+         To restore, a machine needs this sheet, the private key and access to the place above:\n\n\
+         \x20 strongroom list -d {place} --owner {owner}\n\
+         \x20 strongroom restore SOURCE@latest -d {place} --owner {owner} -i key.pem --to sqlite:new.db\n\n\
+         docs/format.md says how to do it without this program.\n"
+    );
+    let path = reading.state.recovery_sheet(repository);
+    durable::replace(&path, sheet.as_bytes(), 0o600)?;
+    reading.printer.say(&format!("  print the recovery sheet: {}", path.display()));
     Ok(())
 }
 
@@ -292,6 +313,7 @@ async fn finish_making(cx: &Context, reading: &Reading<'_>, sink: &dyn Sink, hos
         .map_err(|e| Error::bug(format!("a trust file could not be written: {e}")))?;
     let signed = backup_core::Signer::sign(&owner, StatementKind::Trust, &body)?;
     reading.printer.say(&format!("finished making repository {}", claimed.repository));
+    write_sheet(reading, &OwnerPin { repository: claimed.repository, owner: claimed.owner })?;
     match put(cx, sink, &trust_object(1), &signed).await {
         Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
         put => Ok(put?),

@@ -71,6 +71,9 @@ impl Quickstart {
     pub(crate) async fn run(self, mut around: Surroundings) -> Outcome {
         let dir = std::path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
         let paths = Paths::below(&dir);
+        // Nothing that is set for real backups may reach a trial, and nothing of a trial them.
+        around.raw.no_file = true;
+        around.env = around.env.only(&["HOME", "STRONGROOM_JSON", "STRONGROOM_QUIET", "STRONGROOM_VERBOSE"]);
         let settings = around.settings(&[&Flags(&paths)], Needs::default())?;
         let say = |text: &str| around.printer.say(text);
         check_folder(&dir, &paths)?;

@@ -16,6 +16,8 @@ use super::value::{Compression, Destination, PassphraseFrom, SecretKeyFrom};
 pub(crate) struct RawArgs {
     /// `--config`.
     pub(crate) config: Option<PathBuf>,
+    /// No file is read, not even one in the usual places.
+    pub(crate) no_file: bool,
     /// `--passphrase-fd`.
     pub(crate) passphrase_fd: Option<i32>,
     /// Values by key of the setting.
@@ -154,6 +156,9 @@ pub(crate) fn usual_places(env: &Environment) -> Vec<PathBuf> {
 }
 
 fn read_file(args: &RawArgs, env: &Environment, problems: &mut Vec<Problem>) -> File {
+    if args.no_file {
+        return File::default();
+    }
     let named = args.config.clone().or_else(|| env.path("STRONGROOM_CONFIG"));
     let path = match &named {
         Some(path) => Some(path.clone()),

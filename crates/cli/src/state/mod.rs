@@ -75,6 +75,11 @@ impl State {
         self.folder.join("owner.key.pem")
     }
 
+    /// Where the recovery sheet of a repository is written.
+    pub(crate) fn recovery_sheet(&self, repository: &RepositoryId) -> PathBuf {
+        self.folder.join(format!("recovery-sheet-{repository}.txt"))
+    }
+
     /// What is remembered of repositories.
     pub(crate) fn pins(&self) -> pins::Pins {
         pins::Pins::new(&self.folder)

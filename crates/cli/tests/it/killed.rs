@@ -33,7 +33,11 @@ fn killed_backup(lab: &Lab, call: &str, n: usize) -> bool {
     let done = strace.output().expect("strace is not installed: run scripts/test");
     // strace ends the way its child did.
     let killed = done.status.signal() == Some(9) || done.status.code() == Some(128 + 9);
-    assert!(killed || done.status.success(), "neither killed nor done: {}", String::from_utf8_lossy(&done.stderr));
+    assert!(
+        killed || done.status.success(),
+        "neither killed nor done: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     killed
 }
 

@@ -1,0 +1,142 @@
+//! `seal` and `open`: pipes and files, and what is left behind when something is wrong.
+
+use std::process::Stdio;
+
+use crate::lab::Lab;
+
+fn sealed(lab: &Lab, content: &[u8]) -> Vec<u8> {
+    lab.run_with(content, ["seal", "-r", "key.pub.pem"]).ok().stdout
+}
+
+#[test]
+fn what_is_sealed_opens_and_its_origin_is_called_unknown() {
+    let lab = Lab::with_keys();
+    let content: Vec<u8> = (0..3_000_000_u32).map(|i| (i / 7 % 251) as u8).collect();
+    lab.write("in", &content);
+    lab.run(["seal", "-r", "key.pub.pem", "-o", "out.strongroom", "in"]).ok();
+    let opened = lab.run(["open", "-i", "key.pem", "-o", "back", "out.strongroom"]).ok();
+    assert!(opened.stderr.contains("intact, origin unknown"), "{}", opened.stderr);
+    assert!(lab.read("back") == content);
+    let piped = lab.run_with(&lab.read("out.strongroom"), ["open", "-i", "key.pem"]).ok();
+    assert!(piped.stdout == content);
+    assert_eq!(lab.run(["open", "-q", "-i", "key.pem", "-o", "b2", "out.strongroom"]).ok().stderr, "");
+    assert!(!lab.path("state").exists(), "sealing and opening need no state");
+}
+
+#[test]
+fn an_empty_input_is_sealed_too() {
+    let lab = Lab::with_keys();
+    let file = sealed(&lab, b"");
+    assert_eq!(lab.run_with(&file, ["open", "-i", "key.pem"]).ok().stdout, b"");
+}
+
+#[test]
+fn the_wrong_key_and_a_missing_key_release_nothing() {
+    let lab = Lab::with_keys();
+    let file = sealed(&lab, b"secret");
+    lab.write("f", &file);
+    lab.run(["keygen", "-o", "other.pem", "--no-passphrase", "--bits", "2048"]).ok();
+    lab.run(["open", "-i", "other.pem", "-o", "out", "f"]).fails(12, "");
+    lab.run(["open", "-i", "none.pem", "-o", "out", "f"]).fails(10, "none.pem");
+    lab.run(["open", "-o", "out", "f"]).fails(2, "--identity");
+    assert_eq!(lab.tree(""), ["f", "key.pem", "key.pub.pem", "other.pem", "other.pub.pem"]);
+}
+
+/// Truncated, appended, flipped: an error, and no output file.
+#[test]
+fn a_damaged_file_leaves_no_output() {
+    let lab = Lab::with_keys();
+    let file = sealed(&lab, &vec![7; 3 << 20]);
+    let mut flipped = file.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    let appended = [file.as_slice(), b"x"].concat();
+    let damaged: [&[u8]; 5] =
+        [&file[..file.len() - 1], &file[..file.len() / 2], &file[..10], &flipped, &appended];
+    for (i, content) in damaged.into_iter().enumerate() {
+        lab.write("f", content);
+        let ran = lab.run(["open", "-i", "key.pem", "-o", "out", "f"]);
+        assert_eq!(ran.code, Some(13), "{i}: {}", ran.stderr);
+        assert_eq!(lab.tree(""), ["f", "key.pem", "key.pub.pem"], "{i}");
+        assert_eq!(lab.run_with(content, ["open", "-i", "key.pem"]).code, Some(13), "{i}");
+    }
+}
+
+#[test]
+fn nothing_is_replaced_without_force() {
+    let lab = Lab::with_keys();
+    let file = sealed(&lab, b"new");
+    lab.write("f", &file);
+    lab.write("out", "old");
+    lab.run(["open", "-i", "key.pem", "-o", "out", "f"]).fails(11, "--force");
+    lab.run(["seal", "-r", "key.pub.pem", "-o", "out", "f"]).fails(11, "--force");
+    assert_eq!(lab.read("out"), b"old");
+    // A failed open does not cost the old file, even with --force.
+    lab.write("half", &file[..file.len() - 1]);
+    lab.run(["open", "-i", "key.pem", "-o", "out", "--force", "half"]).fails(13, "");
+    assert_eq!(lab.read("out"), b"old");
+    lab.run(["open", "-i", "key.pem", "-o", "out", "--force", "f"]).ok();
+    assert_eq!(lab.read("out"), b"new");
+    std::os::unix::fs::symlink(lab.path("f"), lab.path("link")).unwrap();
+    lab.run(["open", "-i", "key.pem", "-o", "link", "--force", "f"]).fails(11, "not a regular file");
+}
+
+/// /dev/full answers every write with "no space left", as a full disk does.
+#[test]
+fn a_full_disk_is_an_error() {
+    let lab = Lab::with_keys();
+    let file = sealed(&lab, &vec![7; 1 << 20]);
+    lab.write("f", &file);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = lab.command(["open", "-i", "key.pem", "f"]);
+    let ran = command.stdout(full).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(ran.status.code(), Some(15));
+    assert!(String::from_utf8(ran.stderr).unwrap().contains("No space left"));
+}
+
+/// A reader that goes away makes the command fail: what it read was not whole.
+#[test]
+fn a_closed_pipe_is_no_success() {
+    let lab = Lab::with_keys();
+    let file = sealed(&lab, &vec![7; 8 << 20]);
+    lab.write("f", &file);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ran = lab.command(["open", "-i", "key.pem", "f"]).stdout(writer).output().unwrap();
+    assert_ne!(ran.status.code(), Some(0));
+    assert!(!String::from_utf8(ran.stderr).unwrap().contains("intact"));
+}
+
+/// Without a recipient nothing is written; without encryption only when asked, and loudly.
+#[test]
+fn incident_29_no_recipient_is_no_plain_file() {
+    let lab = Lab::with_keys();
+    let refused = lab.run_with(b"secret", ["seal", "-o", "out"]).fails(2, "--recipient");
+    assert_eq!(refused.stdout, b"");
+    assert!(!lab.path("out").exists());
+    let open = lab.run_with(b"public", ["seal", "--no-encryption"]).ok();
+    assert!(open.stderr.contains("NO ENCRYPTION"), "{}", open.stderr);
+    let quiet = lab.run_with(b"public", ["-q", "seal", "--no-encryption"]).ok();
+    assert!(quiet.stderr.contains("NO ENCRYPTION"), "a warning is not silenced");
+    assert_eq!(lab.run_with(&open.stdout, ["open", "-i", "key.pem"]).ok().stdout, b"public");
+}
+
+#[test]
+fn errors_are_json_when_asked_for() {
+    let lab = Lab::with_keys();
+    let ran = lab.run(["--json", "open", "-i", "none.pem", "x"]);
+    let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+    assert_eq!((ran.code, &error["error"]["kind"]), (Some(10), &"not found".into()));
+    assert!(error["error"]["subject"].as_str().unwrap().contains('x'), "{error}");
+    assert!(error["error"]["hint"].is_string());
+}
+
+/// An input that cannot be read is an error, and nothing is sealed from it.
+#[test]
+fn incident_06_an_unreadable_input_seals_nothing() {
+    let lab = Lab::with_keys();
+    std::fs::create_dir(lab.path("folder")).unwrap();
+    lab.run(["seal", "-r", "key.pub.pem", "-o", "out", "folder"]).fails(2, "is a folder");
+    lab.run(["seal", "-r", "key.pub.pem", "-o", "out", "missing"]).fails(10, "missing");
+    assert!(!lab.path("out").exists());
+}

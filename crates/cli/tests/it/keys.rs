@@ -1,0 +1,80 @@
+//! `keygen`, and where passphrases and keys are taken from.
+
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::lab::Lab;
+
+#[test]
+fn a_key_pair_is_encrypted_private_and_never_replaced() {
+    let lab = Lab::new();
+    lab.write("pass", "correct horse\n");
+    let keygen = ["keygen", "-o", "key.pem", "--passphrase-file", "pass", "--bits", "2048"];
+    let made = lab.run(keygen).ok();
+    assert!(made.text().contains("key.pem (encrypted)"), "{}", made.text());
+    assert!(String::from_utf8(lab.read("key.pem")).unwrap().starts_with("-----BEGIN ENCRYPTED PRIVATE KEY"));
+    let mode = std::fs::metadata(lab.path("key.pem")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    let before = lab.read("key.pem");
+    lab.run(keygen).fails(11, "never replaced");
+    assert_eq!(lab.read("key.pem"), before);
+    // A public key that is in the way is not replaced either, and no private key is left alone.
+    lab.write("other.pub.pem", "x");
+    lab.run(["keygen", "-o", "other.pem", "--no-passphrase", "--bits", "2048"]).fails(11, "other.pub.pem");
+    assert!(!lab.path("other.pem").exists());
+}
+
+#[test]
+fn a_passphrase_is_taken_from_a_file_a_variable_or_a_descriptor() {
+    let mut lab = Lab::new();
+    lab.write("pass", "correct horse\n");
+    lab.run(["keygen", "-o", "key.pem", "--passphrase-file", "pass", "--bits", "2048"]).ok();
+    let sealed = lab.run_with(b"data", ["seal", "-r", "key.pub.pem"]).ok().stdout;
+    let open = ["open", "-i", "key.pem"];
+    lab.run_with(&sealed, open).fails(2, "there is no terminal to ask on");
+    let by_file = lab.run_with(&sealed, ["open", "-i", "key.pem", "--passphrase-file", "pass"]).ok();
+    assert_eq!(by_file.stdout, b"data");
+    lab.set("STRONGROOM_PASSPHRASE", "correct horse");
+    assert_eq!(lab.run_with(&sealed, open).ok().stdout, b"data");
+    lab.set("STRONGROOM_PASSPHRASE", "wrong");
+    let wrong = lab.run_with(&sealed, open).fails(12, "key.pem");
+    assert_eq!(wrong.stdout, b"");
+    // The command line wins over the environment.
+    assert_eq!(
+        lab.run_with(&sealed, ["open", "-i", "key.pem", "--passphrase-file", "pass"]).ok().stdout,
+        b"data"
+    );
+
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(b"correct horse\n").unwrap();
+    drop(writer);
+    // A duplicate without the close-on-exec flag is what a shell's redirection makes.
+    let inherited = rustix::io::fcntl_dupfd_cloexec(&reader, 10).unwrap();
+    rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
+    let number = inherited.as_raw_fd().to_string();
+    let by_fd = lab.run_with(&sealed, ["open", "-i", "key.pem", "--passphrase-fd", &number]).ok();
+    assert_eq!(by_fd.stdout, b"data");
+}
+
+#[test]
+fn symmetric_keys_are_allowed_by_name_only() {
+    let mut lab = Lab::new();
+    lab.set("ENCRYPTION_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=");
+    lab.run_with(b"x", ["seal", "-r", "secret-key"]).fails(2, "--allow-symmetric");
+    let sealed = lab.run_with(b"x", ["seal", "-r", "secret-key", "--allow-symmetric"]).ok().stdout;
+    assert_eq!(lab.run_with(&sealed, ["open"]).ok().stdout, b"x");
+    lab.set("ENCRYPTION_KEY", "MTEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=");
+    assert_eq!(lab.run_with(&sealed, ["open"]).fails(12, "").stdout, b"");
+    lab.set("STRONGROOM_PASSPHRASE", "correct horse");
+    let sealed = lab.run_with(b"y", ["seal", "-r", "passphrase", "--allow-symmetric"]).ok().stdout;
+    assert_eq!(lab.run_with(&sealed, ["open", "-i", "passphrase"]).ok().stdout, b"y");
+}
+
+#[test]
+fn a_private_key_is_not_taken_for_a_public_one() {
+    let lab = Lab::with_keys();
+    let refused = lab.run_with(b"x", ["seal", "-r", "key.pem"]).fails(2, "key.pem");
+    assert!(refused.stderr.contains("a private key"), "{}", refused.stderr);
+    assert_eq!(refused.stdout, b"");
+}

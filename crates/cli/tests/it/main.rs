@@ -1,0 +1,16 @@
+//! Whole commands, run as the built binary: stdout, stderr, status, and what must not exist
+//! afterwards.
+
+#![allow(clippy::unwrap_used, reason = "tests panic where something is not as it should be")]
+
+mod configuration;
+mod crash;
+mod files;
+mod keys;
+mod killed;
+mod lab;
+mod origin;
+mod postgres;
+mod quickstart;
+mod s3;
+mod sqlite;

@@ -1,0 +1,172 @@
+//! A SQLite database into a folder and back, by the whole command.
+
+use std::time::Duration;
+
+use crate::lab::Lab;
+
+const BACKUP: [&str; 6] = ["backup", "sqlite:app.db", "-d", "./b", "-r", "key.pub.pem"];
+
+#[test]
+fn a_database_is_backed_up_listed_verified_and_restored_equal() {
+    let lab = Lab::with_keys();
+    lab.database("app.db", 500);
+    let done = lab.run(BACKUP).ok();
+    assert!(done.text().contains("read back, equal"), "{}", done.text());
+    lab.run(BACKUP).ok();
+
+    let list = lab.run(["--json", "list", "-d", "./b"]).ok().json();
+    let backups = list["backups"].as_array().unwrap();
+    assert_eq!(backups.len(), 2);
+    assert_eq!((&backups[0]["seq"], &backups[1]["seq"]), (&1.into(), &2.into()));
+    assert_eq!(list["runs"].as_array().unwrap().len(), 0);
+    let text = lab.run(["list", "-d", "./b"]).ok();
+    assert!(text.text().lines().nth(1).unwrap().ends_with("latest"), "{}", text.text());
+    let first = backups[0]["id"].as_str().unwrap();
+
+    let show = lab.run(["show", first, "-d", "./b"]).ok();
+    assert!(show.text().contains("app (number 1)"), "{}", show.text());
+    assert!(lab.run(["verify", "app@latest", "-d", "./b"]).ok().text().contains("whole"));
+    let deep = lab.run(["--json", "verify", first, "--deep", "-i", "key.pem", "-d", "./b"]).ok().json();
+    assert_eq!((&deep["verified"], &deep["parsed"]), (&"deep".into(), &true.into()));
+    lab.run(["verify", first, "--deep", "-d", "./b"]).fails(2, "--identity");
+
+    let restore = ["restore", "app@latest", "--to", "sqlite:new.db", "-i", "key.pem", "-d", "./b"];
+    let planned = lab.run(restore.iter().chain(&["--dry-run"])).ok();
+    assert!(planned.text().contains("dry run") && !lab.path("new.db").exists());
+    lab.run(restore).ok();
+    assert_eq!(lab.rows("new.db"), lab.rows("app.db"));
+    lab.run(restore).fails(11, "new.db");
+    lab.run(["restore", first, "--to", "sqlite:v.db", "--verify-first", "-i", "key.pem", "-d", "./b"]).ok();
+    assert_eq!(lab.rows("v.db"), lab.rows("app.db"));
+    lab.run(["restore", first, "--to", "file:image", "-i", "key.pem", "-d", "./b"]).ok();
+    let cat = lab.run(["cat", first, "-i", "key.pem", "-d", "./b"]).ok();
+    assert!(cat.stdout == lab.read("image"));
+    assert!(cat.stdout.starts_with(b"SQLite format 3\0"));
+}
+
+#[test]
+fn stdin_and_commands_are_sources_and_targets_too() {
+    let lab = Lab::with_keys();
+    let to = ["-d", "./b", "-r", "key.pub.pem"];
+    lab.run_with(b"any dump", ["backup", "-", "--name", "directory"].iter().chain(&to)).ok();
+    let cat = lab.run(["cat", "directory@latest", "-i", "key.pem", "-d", "./b"]).ok();
+    assert_eq!(cat.stdout, b"any dump");
+    let command = ["--command", "--name", "prog", "--", "printf", "%s", "a b"];
+    lab.run(["backup"].iter().chain(&to).chain(&command)).ok();
+    assert_eq!(lab.run(["cat", "prog@latest", "-i", "key.pem", "-d", "./b"]).ok().stdout, b"a b");
+    let into = ["restore", "prog@latest", "-i", "key.pem", "-d", "./b", "--command", "--", "tee", "copy"];
+    lab.run(into).ok();
+    assert_eq!(lab.read("copy"), b"a b");
+}
+
+/// A dump that fails is an error with the tool's exit code told, and leaves no backup.
+#[test]
+fn incident_03_a_failing_command_is_no_backup() {
+    let lab = Lab::with_keys();
+    let args = ["backup", "-d", "./b", "-r", "key.pub.pem", "--command", "--name", "x", "--"];
+    let fails = ["sh", "-c", "echo some data; echo went wrong >&2; exit 3"];
+    lab.run(args.iter().chain(&fails)).fails(14, "went wrong");
+    lab.run(args.iter().chain(&["sh", "-c", "exit 0"])).fails(14, "");
+    let list = lab.run(["--json", "list", "-d", "./b"]).ok().json();
+    assert_eq!(list["backups"].as_array().unwrap().len(), 0);
+    let runs = list["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 2);
+    assert_eq!(runs[0]["status"], "failed");
+    assert!(runs[0]["error"].as_str().unwrap().contains('3'), "{runs:?}");
+    assert!(lab.tree("b/x").is_empty(), "{:?}", lab.tree("b"));
+}
+
+/// A run that never ends well shows in the list, and whoever watches the log is told.
+#[test]
+fn incident_15_a_failed_run_is_told_and_stays_visible() {
+    let lab = Lab::with_keys();
+    let args = ["--notify-log", "log", "-d", "./b", "-r", "key.pub.pem"];
+    lab.run(["backup", "sqlite:missing.db"].iter().chain(&args)).fails(10, "missing.db");
+    lab.database("app.db", 1);
+    lab.run(["backup", "sqlite:app.db"].iter().chain(&args)).ok();
+    let log = String::from_utf8(lab.read("log")).unwrap();
+    let lines: Vec<serde_json::Value> = log.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!((&lines[0]["status"], &lines[1]["status"]), (&"failed".into(), &"completed".into()));
+    assert!(lines[0]["message"].as_str().unwrap().contains("missing.db"), "{log}");
+}
+
+#[test]
+fn a_database_that_is_not_there_makes_nothing() {
+    let lab = Lab::with_keys();
+    lab.run(["backup", "sqlite:none.db", "-d", "./b", "-r", "key.pub.pem"]).fails(10, "none.db");
+    assert!(lab.tree("b").is_empty(), "{:?}", lab.tree("b"));
+    assert!(!lab.path("none.db").exists());
+}
+
+#[test]
+fn not_reading_back_is_said() {
+    let lab = Lab::with_keys();
+    lab.database("app.db", 1);
+    let ran = lab.run(BACKUP.iter().chain(&["--no-verify"])).ok();
+    assert!(ran.stderr.contains("not read back"), "{}", ran.stderr);
+    assert!(ran.text().contains("verified    no"), "{}", ran.text());
+}
+
+/// What is stored is looked at byte by byte, with no key.
+#[test]
+fn a_flipped_bit_in_the_store_is_found_without_a_key() {
+    let lab = Lab::with_keys();
+    lab.database("app.db", 100);
+    let id = lab.run(["--json"].iter().chain(&BACKUP)).ok().json()["completed"].as_str().unwrap().to_owned();
+    let data = lab.path(&format!("b/app/{id}/data.strongroom"));
+    let mut bytes = std::fs::read(&data).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&data, &bytes).unwrap();
+    lab.run(["verify", "app@latest", "-d", "./b"]).fails(13, "");
+    lab.run(["restore", "app@latest", "--to", "sqlite:n.db", "-i", "key.pem", "-d", "./b"]).fails(13, "");
+    assert!(!lab.path("n.db").exists());
+    bytes.pop();
+    std::fs::write(&data, &bytes).unwrap();
+    lab.run(["verify", "app@latest", "-d", "./b"]).fails(13, "bytes");
+}
+
+/// Asked once to stop, a run ends in order: exit 130, nothing visible, the run recorded.
+#[test]
+fn a_cancelled_run_leaves_nothing_and_is_recorded() {
+    let lab = Lab::with_keys();
+    let mut child = lab
+        .command(["backup", "-d", "./b", "-r", "key.pub.pem", "--command", "--name", "x", "--"])
+        .args(["sh", "-c", "echo $$ > pid; while :; do echo data; sleep 0.01; done"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !lab.path("pid").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(lab.tree("b/x").is_empty(), "{:?}", lab.tree("b"));
+    let list = lab.run(["--json", "list", "-d", "./b"]).ok().json();
+    assert_eq!(list["runs"][0]["status"], "cancelled");
+    let tool = String::from_utf8(lab.read("pid")).unwrap();
+    assert!(!std::path::Path::new(&format!("/proc/{}", tool.trim())).exists(), "the dump program lives on");
+}
+
+#[test]
+fn two_runs_of_one_source_do_not_overlap() {
+    let lab = Lab::with_keys();
+    let args = ["backup", "-d", "./b", "-r", "key.pub.pem", "--command", "--name", "x", "--"];
+    let mut first = lab.command(args);
+    first.args(["sh", "-c", "echo started > started; cat wait; echo end"]);
+    first.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    // The program waits for a reader of this pipe to end.
+    let fifo = lab.path("wait");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    let mut child = first.spawn().unwrap();
+    while !lab.path("started").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    lab.run(args.iter().chain(&["echo", "second"])).fails(11, "already running");
+    let list = lab.run(["--json", "list", "-d", "./b"]).ok().json();
+    assert_eq!(list["runs"][0]["status"], "running");
+    drop(std::fs::OpenOptions::new().write(true).open(&fifo).unwrap());
+    assert!(child.wait().unwrap().success());
+}
