@@ -42,6 +42,12 @@ pub enum Trouble {
     /// The access key or its secret is wrong.
     #[error("the credentials were refused")]
     BadCredentials,
+    /// No access key was found.
+    #[error("no credentials were found")]
+    NoCredentials,
+    /// The bucket is in another region.
+    #[error("the region is not the bucket's")]
+    WrongRegion,
     /// The clocks differ too much for a signature.
     #[error("the server refuses our clock")]
     ClockSkew,
@@ -82,9 +88,13 @@ impl Trouble {
     #[must_use]
     pub fn kind(self) -> ErrorKind {
         match self {
-            Self::NotAFolder | Self::NoSuchBucket | Self::Certificate => ErrorKind::Config,
+            Self::NotAFolder | Self::NoSuchBucket | Self::WrongRegion | Self::Certificate => {
+                ErrorKind::Config
+            }
             Self::NoPermission | Self::ReadOnly => ErrorKind::Denied,
-            Self::BadCredentials | Self::ClockSkew | Self::AccessDenied => ErrorKind::Denied,
+            Self::BadCredentials | Self::NoCredentials | Self::ClockSkew | Self::AccessDenied => {
+                ErrorKind::Denied
+            }
             Self::NoSafeRename | Self::OtherFileSystem | Self::NotSupported => ErrorKind::Unsupported,
             Self::Taken => ErrorKind::Conflict,
             Self::NoSuchObject => ErrorKind::NotFound,
@@ -112,6 +122,8 @@ impl Trouble {
             Self::Changed => "objects are never replaced by this program: find out who changed it",
             Self::NoSuchBucket => "create the bucket, or check its name, the endpoint and the region",
             Self::BadCredentials => "check the access key, its secret and the session token",
+            Self::NoCredentials => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
+            Self::WrongRegion => "add region=NAME of the bucket to the destination, or set AWS_REGION",
             Self::ClockSkew => "set this machine's clock",
             Self::AccessDenied => "allow it in the policy of the key or the bucket",
             Self::Corrupted => "check the memory and the network of this machine, then run again",
@@ -180,6 +192,9 @@ impl Trouble {
             "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken" => {
                 Self::BadCredentials
             }
+            "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
+                Self::WrongRegion
+            }
             "RequestTimeTooSkewed" => Self::ClockSkew,
             "AccessDenied" | "AllAccessDisabled" => Self::AccessDenied,
             "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch" => {
@@ -211,8 +226,11 @@ impl Trouble {
                 }
             }
             let text = cause.to_string();
-            if text.contains("invalid peer certificate") || text.contains("certificate") {
+            if text.contains("invalid peer certificate") {
                 return Self::Certificate;
+            }
+            if text.contains("failed to load signing credential") {
+                return Self::NoCredentials;
             }
             if text.contains("dns error") {
                 found = Self::Unreachable;

@@ -158,6 +158,8 @@ fn refused(error: &opendal::Error) -> bool {
         Trouble::of_opendal(error),
         Trouble::AccessDenied
             | Trouble::BadCredentials
+            | Trouble::NoCredentials
+            | Trouble::WrongRegion
             | Trouble::ClockSkew
             | Trouble::NoSuchBucket
             | Trouble::NotSupported

@@ -21,6 +21,8 @@ use opendal_http_transport_reqwest::ReqwestTransport;
 
 /// The slowest line that is still taken for a line: a body may take this long per byte.
 const SLOWEST_BYTES_PER_SECOND: u64 = 32 * 1024;
+/// How long a connection may take to be made.
+const CONNECTING: Duration = Duration::from_secs(15);
 /// How long a server may put the parts of a large object together without a word.
 const COMPLETION: Duration = Duration::from_secs(15 * 60);
 
@@ -52,7 +54,7 @@ impl Transport {
     /// A client that trusts the system's authorities, or only those in `ca_file` (PEM).
     pub(crate) fn new(patience: Duration, ca_file: Option<&Path>) -> Result<Self> {
         let mut client = reqwest::Client::builder()
-            .connect_timeout(patience)
+            .connect_timeout(patience.min(CONNECTING))
             // A redirect would take the signed request to another host.
             .redirect(reqwest::redirect::Policy::none());
         if let Some(path) = ca_file {
@@ -135,8 +137,8 @@ impl HttpTransport for Transport {
     }
 }
 
-/// Compares an ETag that is an MD5 with what was sent. Encrypting servers that do not repeat the
-/// checksum give ETags of another kind; those are told by their length and not compared.
+/// Compares an ETag that looks like an MD5 with what was sent. Amazon's ETags of encrypted objects look
+/// like one and are none, but Amazon repeats the checksum, and so never gets here.
 async fn compare(headers: &HeaderMap, body: Buffer) -> opendal::Result<()> {
     let Some(etag) = headers.get(http::header::ETAG).and_then(|etag| etag.to_str().ok()) else {
         return Ok(());

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use backup_core::{BackupId, Error, ErrorKind, ObjectKey, Receipt, Result, Upload, Whole};
 use bytes::{Bytes, BytesMut};
 use opendal::{Buffer, HttpTransporter, OperationContext, Operator, Writer};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::parts::Plan;
@@ -37,6 +37,8 @@ enum Step {
 pub(super) struct S3Upload {
     subject: String,
     steps: mpsc::Sender<Step>,
+    /// Why writing failed, told before the worker aborts.
+    failed: oneshot::Receiver<Error>,
     worker: JoinHandle<Result<Option<Receipt>>>,
 }
 
@@ -69,15 +71,22 @@ impl S3Upload {
             len: 0,
         };
         let (steps, queue) = mpsc::channel(WAITING);
-        Ok(Self { subject, steps, worker: tokio::spawn(worker.run(queue)) })
+        let (tell, failed) = oneshot::channel();
+        Ok(Self { subject, steps, failed, worker: tokio::spawn(worker.run(queue, tell)) })
     }
 
-    /// What the worker has to say for ending before it was told to.
-    async fn ended(&mut self) -> Error {
-        match (&mut self.worker).await {
-            Ok(Err(error)) => error,
-            Ok(Ok(_)) => Error::bug(format!("the upload of {} ended by itself", self.subject)),
-            Err(error) => Error::bug(format!("the upload of {} ended badly: {error}", self.subject)),
+    /// What became of it, once the worker was told to commit or stopped by itself.
+    async fn outcome(&mut self) -> Result<Receipt> {
+        tokio::select! {
+            biased;
+            Ok(error) = &mut self.failed => Err(error),
+            done = &mut self.worker => match done {
+                Ok(Ok(Some(receipt))) => Ok(receipt),
+                Ok(Err(error)) => Err(error),
+                Ok(Ok(None)) => Err(Error::bug(format!("the upload of {} ended by itself", self.subject))),
+                // It may have got as far as sending the last request.
+                Err(error) => Err(settle::uncertain(&self.subject, error.to_string())),
+            },
         }
     }
 }
@@ -87,27 +96,24 @@ impl Upload for S3Upload {
     async fn write(&mut self, chunk: Bytes) -> Result<()> {
         match self.steps.send(Step::Chunk(chunk)).await {
             Ok(()) => Ok(()),
-            Err(_) => Err(self.ended().await),
+            Err(_) => Err(self
+                .outcome()
+                .await
+                .err()
+                .unwrap_or_else(|| Error::bug(format!("{} was committed before its end", self.subject)))),
         }
     }
 
     async fn commit(mut self: Box<Self>, whole: Whole) -> Result<Receipt> {
-        if self.steps.send(Step::Commit(whole)).await.is_err() {
-            return Err(self.ended().await);
-        }
-        match (&mut self.worker).await {
-            Ok(Ok(Some(receipt))) => Ok(receipt),
-            Ok(Err(error)) => Err(error),
-            Ok(Ok(None)) => Err(Error::bug(format!("the commit of {} was not heard", self.subject))),
-            // It may have got as far as sending the last request.
-            Err(error) => Err(settle::uncertain(&self.subject, error.to_string())),
-        }
+        // Where nobody takes the order, the outcome says why.
+        let _ = self.steps.send(Step::Commit(whole)).await;
+        self.outcome().await
     }
 
     async fn abort(self: Box<Self>) -> Result<()> {
         let Self { steps, worker, .. } = *self;
         drop(steps);
-        // An error of an earlier write was for that write, and the worker has aborted after it.
+        // An error of an earlier write was told by that write, and the worker has aborted after it.
         let _ = worker.await;
         Ok(())
     }
@@ -129,21 +135,20 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(mut self, mut queue: mpsc::Receiver<Step>) -> Result<Option<Receipt>> {
-        let written = self.write_all(&mut queue).await;
-        // Whoever waits to send learns of an error now and not after the abort.
-        drop(queue);
-        match written {
-            Ok(Some(whole)) => self.commit(whole).await.map(Some),
-            Ok(None) => {
-                self.abort().await;
-                Ok(None)
-            }
-            Err(error) => {
-                self.abort().await;
-                Err(error)
-            }
+    async fn run(
+        mut self,
+        mut queue: mpsc::Receiver<Step>,
+        failed: oneshot::Sender<Error>,
+    ) -> Result<Option<Receipt>> {
+        match self.write_all(&mut queue).await {
+            Ok(Some(whole)) => return self.commit(whole).await.map(Some),
+            Ok(None) => {}
+            // Whoever writes learns of it now, and not after the abort.
+            Err(error) => drop(failed.send(error)),
         }
+        drop(queue);
+        self.abort().await;
+        Ok(None)
     }
 
     async fn write_all(&mut self, queue: &mut mpsc::Receiver<Step>) -> Result<Option<Whole>> {
@@ -216,18 +221,14 @@ impl Worker {
         if !self.put_if_absent
             && let Err(error) = sent.check_free().await
         {
-            self.abort_quietly().await;
+            self.abort().await;
             return Err(error);
         }
         let closed = self.writer.close().await;
         sent.settle(closed, &mut self.writer).await
     }
 
-    async fn abort(mut self) {
-        self.abort_quietly().await;
-    }
-
-    async fn abort_quietly(&mut self) {
+    async fn abort(&mut self) {
         self.part.take();
         // The writer keeps the first part back until there is a second.
         if self.parts > 1 {
