@@ -17,6 +17,10 @@ pub trait Catalog: fmt::Debug + Send + Sync {
     async fn begin(&self, record: RunRecord) -> Result<Run>;
 
     /// Records a new state of a run that goes on.
+    ///
+    /// # Errors
+    /// `Conflict` when a newer run has taken this one's place, which stops it; any other error is
+    /// only told, and the run goes on.
     async fn advance(&self, run: &Run, status: RunStatus) -> Result<()>;
 
     /// Records a run's end: `Completed`, or failed with this kind of error and message.

@@ -22,7 +22,8 @@ pub struct Head {
 /// Remembers heads durably, outside the store, so that a store cannot rewrite history.
 ///
 /// The order is: [`Ledger::intend`] (durable), the manifest is stored, [`Ledger::settle`]. Whoever
-/// finds an intended head after a crash looks whether its manifest exists.
+/// finds an intended head after a crash looks whether its manifest exists. An entry is for one writer
+/// at a time, which the implementation's owner ensures.
 #[async_trait]
 pub trait Ledger: fmt::Debug + Send + Sync {
     /// The last settled head.

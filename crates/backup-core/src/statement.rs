@@ -38,6 +38,10 @@ pub trait Signer: fmt::Debug + Send + Sync {
 
     /// Signs `body`, exactly these bytes.
     fn sign(&self, kind: StatementKind, body: &[u8]) -> Result<SignedStatement>;
+
+    /// What [`SignedStatement::pae_sha256`] was for `stored`, when that is a statement of `kind` that
+    /// this key signed; `None` for any other bytes.
+    fn recognize(&self, kind: StatementKind, stored: &[u8]) -> Option<Sha256Digest>;
 }
 
 /// A signed statement as it is stored.

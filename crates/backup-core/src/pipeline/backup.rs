@@ -72,6 +72,9 @@ pub struct BackedUp {
 /// Not cancel safe: stop it through the context's token. Killed at any moment it leaves either a
 /// whole backup or none; data without a manifest is swept by age.
 ///
+/// The caller sees to it that one run at a time uses a ledger's entry for this repository and source
+/// (a lock beside the ledger): two at once could give out one sequence number twice.
+///
 /// # Errors
 /// The first error of any port, with its stage. `Uncertain` when the manifest's fate could not be
 /// settled; the next run looks.
@@ -102,6 +105,18 @@ pub async fn backup(cx: &Context, parts: &BackupParts, request: BackupRequest) -
     outcome
 }
 
+/// A catalogue stops a run only by saying that another has taken its place; what else it cannot note
+/// is a warning.
+fn told(cx: &Context, noted: Result<()>) -> Result<()> {
+    match noted {
+        Err(error) if error.kind() != ErrorKind::Conflict => {
+            cx.report(Event::Warning(&format!("the catalogue could not note the run's state: {error}")));
+            Ok(())
+        }
+        noted => noted,
+    }
+}
+
 fn record(at: &BackupRef, started: Timestamp) -> RunRecord {
     RunRecord {
         source: at.source.to_string(),
@@ -122,10 +137,12 @@ async fn run_backup(
     run: Option<(&Arc<dyn Catalog>, &Run)>,
 ) -> Result<BackedUp> {
     let advance = async |status| match run {
-        Some((catalog, run)) => catalog.advance(run, status).await,
+        Some((catalog, run)) => told(cx, catalog.advance(run, status).await),
         None => Ok(()),
     };
-    let previous = settled_head(cx, parts, request).await?;
+    // A ledger or a place that cannot be read is told before the work, not after it.
+    parts.ledger.head(&request.repository, &request.source).await?;
+    interrupted(parts, request).await?;
 
     advance(RunStatus::Running).await?;
     cx.report(Event::Status(RunStatus::Running));
@@ -156,6 +173,7 @@ async fn run_backup(
     }
     cx.check(&at.to_string())?;
 
+    let previous = settled_head(cx, parts, request).await?;
     let manifest = Manifest {
         repository: request.repository,
         source: request.source.clone(),
@@ -238,14 +256,56 @@ fn unread(at: &BackupRef, error: Error) -> Error {
         .at(Stage::Manifest)
 }
 
+/// What became of a manifest that an interrupted run was about to store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is there.
+    Stored,
+    /// Nothing is there.
+    Absent,
+    /// Something else stands in its place.
+    Displaced,
+}
+
+/// The backup that an interrupted run was about to finish, and its manifest's fate by a look.
+async fn interrupted(parts: &BackupParts, request: &BackupRequest) -> Result<Option<(BackupRef, Fate)>> {
+    let Some(intended) = parts.ledger.intended(&request.repository, &request.source).await? else {
+        return Ok(None);
+    };
+    let at = BackupRef { source: request.source.clone(), id: intended.id };
+    let look = async || -> Result<Fate> {
+        let Some(info) = parts.reader.stat(&at.manifest()).await? else { return Ok(Fate::Absent) };
+        if info.len > read::STATEMENT_LEN_MAX {
+            return Ok(Fate::Displaced);
+        }
+        match read::small(parts.reader.as_ref(), &at.manifest(), read::STATEMENT_LEN_MAX).await {
+            Ok(stored) => {
+                let found = parts.signer.recognize(StatementKind::Manifest, &stored);
+                Ok(if found == Some(intended.pae_sha256) { Fate::Stored } else { Fate::Displaced })
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Fate::Absent),
+            // It is there and the place damages it: a number that was given out is not given out twice.
+            Err(error) if error.kind() == ErrorKind::Integrity => Ok(Fate::Stored),
+            Err(error) => Err(error),
+        }
+    };
+    let fate = look().await.map_err(|e| e.at(Stage::Manifest))?;
+    Ok(Some((at, fate)))
+}
+
 /// The head to build on, after settling by a look what an interrupted run intended.
+///
+/// The look is the last thing before a new manifest is made: a request that a killed process left on
+/// its way to the place has had the time of a whole dump to arrive.
 async fn settled_head(cx: &Context, parts: &BackupParts, request: &BackupRequest) -> Result<Option<Head>> {
     let (repository, source) = (&request.repository, &request.source);
-    if let Some(intended) = parts.ledger.intended(repository, source).await? {
-        let at = BackupRef { source: source.clone(), id: intended.id };
-        let stored = parts.reader.stat(&at.manifest()).await.map_err(|e| e.at(Stage::Manifest))?.is_some();
-        parts.ledger.settle(repository, source, stored).await?;
-        let fate = if stored { "is whole" } else { "was never finished" };
+    if let Some((at, fate)) = interrupted(parts, request).await? {
+        parts.ledger.settle(repository, source, fate == Fate::Stored).await?;
+        let fate = match fate {
+            Fate::Stored => "is whole",
+            Fate::Absent => "was never finished",
+            Fate::Displaced => "was never finished, and something else stands in its manifest's place",
+        };
         cx.report(Event::Warning(&format!("an earlier run was interrupted; its backup {at} {fate}")));
     }
     parts.ledger.head(repository, source).await

@@ -1,4 +1,5 @@
 //! What must stay true of the workspace and of the ports as others see them.
 
 mod edges;
+mod pipeline;
 mod ports;

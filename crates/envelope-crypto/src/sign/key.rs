@@ -229,6 +229,11 @@ impl Signer for SigningKey {
     fn sign(&self, kind: StatementKind, body: &[u8]) -> Result<SignedStatement> {
         dsse::sign(self, kind, body)
     }
+
+    fn recognize(&self, kind: StatementKind, stored: &[u8]) -> Option<Sha256Digest> {
+        let statement = dsse::StoredStatement::parse(kind, stored).ok()?;
+        statement.verify([&self.public]).ok().map(|verified| verified.pae_sha256)
+    }
 }
 
 impl fmt::Debug for SigningKey {

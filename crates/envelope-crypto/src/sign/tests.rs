@@ -370,3 +370,17 @@ proptest! {
         prop_assert!(StoredStatement::parse(StatementKind::Trust, &bytes).is_err());
     }
 }
+
+#[test]
+fn a_key_recognizes_what_it_signed_and_nothing_else() {
+    let (key, other) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+    let signed = key.sign(StatementKind::Manifest, b"{}").unwrap();
+    let recognized = key.recognize(StatementKind::Manifest, signed.stored());
+    assert_eq!(recognized, Some(signed.pae_sha256()));
+    assert_eq!(key.recognize(StatementKind::Trust, signed.stored()), None);
+    assert_eq!(other.recognize(StatementKind::Manifest, signed.stored()), None);
+    assert_eq!(key.recognize(StatementKind::Manifest, b"{}"), None);
+    let altered = String::from_utf8(signed.stored().to_vec()).unwrap().replace("e30=", "W10=");
+    assert_ne!(altered.as_bytes(), signed.stored());
+    assert_eq!(key.recognize(StatementKind::Manifest, altered.as_bytes()), None);
+}

@@ -1,0 +1,227 @@
+//! The order of a run and what it says of itself, with stand-ins for the cipher and the keys.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use backup_core::pipeline::{self, BackedUp, BackupParts, BackupRequest, RestoreOptions};
+use backup_core::testing::{MemoryCatalog, MemoryLedger, MemoryStore, ScriptedDumper};
+use backup_core::*;
+use bytes::Bytes;
+use futures::StreamExt as _;
+
+/// Seals by adding an end mark, opens by believing.
+#[derive(Debug)]
+struct Stamp;
+
+#[async_trait]
+impl Encryptor for Stamp {
+    fn recipients(&self) -> Vec<RecipientRef> {
+        Vec::new()
+    }
+
+    async fn seal(&self, _: &BackupId, plain: ByteStream<Plain>, _: Settled<DumpReport>) -> Result<Sealing> {
+        let (settler, summary) = Settled::pending();
+        let end = futures::stream::once(async move {
+            settler.settle(SealSummary {
+                head_sha256: Sha256Digest::of(b"head"),
+                tree_root: Sha256Digest::of(b"tree"),
+                tree: Bytes::from_static(&[7; 32]),
+                source_len: 0,
+            });
+            Ok(Bytes::from_static(b"END.............."))
+        });
+        Ok(Sealing { bytes: ByteStream::declare_sealed(plain.chain(end)), summary })
+    }
+}
+
+#[async_trait]
+impl Decryptor for Stamp {
+    async fn open(&self, opening: Opening) -> Result<Opened> {
+        let (settler, report) = Settled::pending();
+        let end = futures::stream::once(async move {
+            settler.settle(DumpReport::default());
+            Ok(Bytes::new())
+        });
+        Ok(Opened { bytes: ByteStream::new(opening.sealed.chain(end)), report })
+    }
+}
+
+#[async_trait]
+impl Auditor for Stamp {
+    async fn audit(&self, mut opening: Opening) -> Result<u64> {
+        let mut frames = 0;
+        while let Some(chunk) = opening.sealed.next().await {
+            chunk?;
+            frames += 1;
+        }
+        Ok(frames)
+    }
+}
+
+const MARK: &[u8] = b"signed ";
+
+#[async_trait]
+impl Signer for Stamp {
+    fn key_id(&self) -> Sha256Digest {
+        Sha256Digest::of(b"key")
+    }
+
+    fn sign(&self, _: StatementKind, body: &[u8]) -> Result<SignedStatement> {
+        let stored = [MARK, body].concat();
+        Ok(SignedStatement::signed(stored.clone().into(), Sha256Digest::of(&stored)))
+    }
+
+    fn recognize(&self, _: StatementKind, stored: &[u8]) -> Option<Sha256Digest> {
+        stored.starts_with(MARK).then(|| Sha256Digest::of(stored))
+    }
+}
+
+impl Trust for Stamp {
+    fn vouch(&self, at: &BackupRef, stored: &[u8]) -> Result<VouchedManifest> {
+        let manifest = Manifest::from_json(at, &stored[MARK.len()..])?;
+        Ok(VouchedManifest::vouched(manifest, Origin::Unknown, Sha256Digest::of(stored)))
+    }
+}
+
+#[derive(Debug, Default)]
+struct World {
+    store: MemoryStore,
+    ledger: MemoryLedger,
+    repository: Option<RepositoryId>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { repository: Some(RepositoryId::random()), ..Self::default() }
+    }
+
+    fn repository(&self) -> RepositoryId {
+        self.repository.expect("a test")
+    }
+
+    async fn back_up(&self, cx: &Context, catalog: Option<Arc<dyn Catalog>>) -> Result<BackedUp> {
+        let parts = BackupParts {
+            dumper: Arc::new(ScriptedDumper::new(["ab", "cd"])),
+            encryptor: Arc::new(Stamp),
+            sink: Arc::new(self.store.clone()),
+            reader: Arc::new(self.store.clone()),
+            signer: Arc::new(Stamp),
+            ledger: Arc::new(self.ledger.clone()),
+            catalog,
+        };
+        let request = BackupRequest {
+            repository: self.repository(),
+            source: source(),
+            id: BackupId::random(),
+            selection: Selection::default(),
+            estimate: None,
+            read_back: true,
+        };
+        pipeline::backup(cx, &parts, request).await
+    }
+
+    /// Forgets that the newest manifest was stored, as a process killed just before noting it would.
+    async fn forget(&self, backup: &BackedUp) -> (BackupRef, Bytes, Head) {
+        let at = backup.manifest.backup();
+        let stored = self.store.bytes(&at.manifest()).expect("a test");
+        let head = Head { id: at.id, seq: backup.manifest.seq, pae_sha256: Sha256Digest::of(&stored) };
+        self.ledger.intend(&self.repository(), &source(), head).await.expect("a test");
+        (at, stored, head)
+    }
+}
+
+fn source() -> SourceName {
+    "orders".parse().expect("a test")
+}
+
+/// Does something once, at the first plaintext.
+struct AtFirstBytes<F>(Mutex<Option<F>>);
+
+impl<F> std::fmt::Debug for AtFirstBytes<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AtFirstBytes")
+    }
+}
+
+impl<F: FnOnce() + Send> Progress for AtFirstBytes<F> {
+    fn on(&self, event: Event<'_>) {
+        let Event::Plain { .. } = event else { return };
+        if let Some(act) = self.0.lock().expect("a test").take() {
+            act();
+        }
+    }
+}
+
+fn at_first_bytes(act: impl FnOnce() + Send + 'static) -> Context {
+    Context::new().with_progress(Arc::new(AtFirstBytes(Mutex::new(Some(act)))))
+}
+
+#[tokio::test]
+async fn a_manifest_that_arrives_after_its_process_died_keeps_its_number() {
+    let world = World { ledger: MemoryLedger::default(), ..World::new() };
+    let first = world.back_up(&Context::new(), None).await.unwrap();
+    let (at, stored, head) = world.forget(&first).await;
+    let world = World { ledger: MemoryLedger::default(), ..world };
+    world.ledger.intend(&world.repository(), &source(), head).await.unwrap();
+    // Still on its way when the next run begins.
+    Remover::remove(&world.store, &at.manifest()).await.unwrap();
+    let store = world.store.clone();
+    let cx = at_first_bytes(move || store.overwrite(&at.manifest(), stored));
+    let second = world.back_up(&cx, None).await.unwrap();
+    assert_eq!((second.manifest.seq, second.manifest.prev), (2, Some(head.pae_sha256)));
+}
+
+#[tokio::test]
+async fn something_else_in_the_place_of_a_manifest_takes_no_number() {
+    for other in [b"{}".to_vec(), b"signed by this key, but another".to_vec(), vec![b'x'; 5 << 20], vec![]] {
+        let world = World::new();
+        let first = world.back_up(&Context::new(), None).await.unwrap();
+        let lost = Head { id: BackupId::random(), seq: 2, pae_sha256: Sha256Digest::of(b"never stored") };
+        world.ledger.intend(&world.repository(), &source(), lost).await.unwrap();
+        let at = BackupRef { source: source(), id: lost.id };
+        world.store.overwrite(&at.manifest(), other);
+        let second = world.back_up(&Context::new(), None).await.unwrap();
+        let before = world.store.bytes(&first.manifest.backup().manifest()).unwrap();
+        assert_eq!((second.manifest.seq, second.manifest.prev), (2, Some(Sha256Digest::of(&before))));
+        assert_eq!(world.ledger.intended(&world.repository(), &source()).await.unwrap(), None);
+    }
+}
+
+/// Notes begin and end, and refuses to note anything between.
+#[derive(Debug)]
+struct Stuck(MemoryCatalog, ErrorKind);
+
+#[async_trait]
+impl Catalog for Stuck {
+    async fn begin(&self, record: RunRecord) -> Result<Run> {
+        self.0.begin(record).await
+    }
+
+    async fn advance(&self, run: &Run, _: RunStatus) -> Result<()> {
+        Err(Error::new(self.1, run.backup.to_string(), "not noted"))
+    }
+
+    async fn end(
+        &self,
+        run: Run,
+        at: jiff::Timestamp,
+        outcome: Result<(), (ErrorKind, String)>,
+    ) -> Result<()> {
+        self.0.end(run, at, outcome).await
+    }
+
+    async fn list(&self) -> Result<Vec<RunRecord>> {
+        self.0.list().await
+    }
+}
+
+#[tokio::test]
+async fn a_catalogue_stops_a_run_only_by_naming_another() {
+    for (kind, goes_on) in [(ErrorKind::Unavailable, true), (ErrorKind::Conflict, false)] {
+        let (world, catalog) = (World::new(), MemoryCatalog::default());
+        let outcome = world.back_up(&Context::new(), Some(Arc::new(Stuck(catalog.clone(), kind)))).await;
+        assert_eq!(outcome.is_ok(), goes_on, "{kind}");
+        let expected = if goes_on { RunStatus::Completed } else { RunStatus::Failed };
+        assert_eq!(catalog.list().await.unwrap()[0].status, expected);
+    }
+}
