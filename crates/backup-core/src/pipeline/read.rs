@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::dump::Dump;
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::id::ObjectKey;
-use crate::manifest::BackupRef;
+use crate::manifest::{BackupRef, Manifest};
 use crate::progress::NoProgress;
 use crate::seal::{Decryptor, Expected, Opened, Opening};
 use crate::statement::{Trust, VouchedManifest};
@@ -108,8 +108,10 @@ pub(super) async fn data_version(
 }
 
 /// The leaves of a backup's hash tree, as stored; the decryptor proves them by their root.
-pub(super) async fn tree(source: &dyn Source, at: &BackupRef) -> Result<Arc<[u8]>> {
-    let stored = small(source, &at.tree(), TREE_LEN_MAX).await?;
+pub(super) async fn tree(source: &dyn Source, manifest: &Manifest) -> Result<Arc<[u8]>> {
+    // A leaf has 32 bytes and no frame is shorter than 22, so a longer tree is not this object's.
+    let len_max = manifest.object_len.saturating_mul(2).min(TREE_LEN_MAX);
+    let stored = small(source, &manifest.backup().tree(), len_max).await?;
     Ok(Arc::from(stored.as_ref()))
 }
 
@@ -138,6 +140,14 @@ pub(super) async fn small(source: &dyn Source, key: &ObjectKey, len_max: u64) ->
         if bytes.len() as u64 > len_max {
             return Err(too_long());
         }
+    }
+    if bytes.len() as u64 != info.len {
+        return Err(Error::new(
+            ErrorKind::Integrity,
+            key.as_str(),
+            format!("gave {} bytes where {} are stored", bytes.len(), info.len),
+        )
+        .at(Stage::Fetch));
     }
     Ok(bytes.freeze())
 }

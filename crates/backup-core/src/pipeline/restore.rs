@@ -67,14 +67,24 @@ pub async fn restore(
         cx.report(Event::Status(RunStatus::Verifying));
         let first = read::open_data(cx, source, decryptor, manifest.clone(), None).await?;
         drain(cx, first).await?;
-        Some(read::tree(source, at).await?)
+        Some(read::tree(source, manifest.manifest()).await?)
     } else {
         None
     };
     cx.report(Event::Status(RunStatus::Running));
     let OpenedBackup { manifest, mut dump } = read::open_data(cx, source, decryptor, manifest, tree).await?;
     dump.bytes = meter::restored(cx, dump.bytes);
+    let ended = dump.report.clone();
     let restored = restorer.restore(cx, plan, dump).await.map_err(|e| e.at(Stage::Restore));
+    // A restorer that stopped early has not seen the verified end, and may not say that all is well.
+    let restored = restored.and_then(|restored| match ended.get() {
+        Some(_) => Ok(restored),
+        None => Err(Error::bug(format!(
+            "the restore of {at} into {} ended before the envelope's end was verified: do not use that target",
+            restored.target
+        ))
+        .at(Stage::Restore)),
+    });
     cx.report(Event::Status(if restored.is_ok() { RunStatus::Completed } else { RunStatus::Failed }));
     Ok(RestoreOutcome::Restored(manifest, restored?))
 }

@@ -24,8 +24,9 @@ const HASH_INLINE_MAX: usize = 64 << 10;
 /// On an error of the stream or the place, and when the context is cancelled, the upload is aborted
 /// and nothing becomes visible. A cancel that comes during the commit waits for its answer.
 ///
-/// Not cancel safe: stop it through the context's token, not by dropping it. A dropped future
-/// publishes nothing, but may leave an unfinished upload for the sweeper.
+/// Not cancel safe: stop it through the context's token, not by dropping it. A future that is dropped
+/// before the commit publishes nothing, but may leave an unfinished upload for the sweeper; dropped
+/// during the commit, it leaves the whole object or none, and nobody knows which.
 ///
 /// # Errors
 /// The stream's own error, or the place's; `Uncertain` when the answer to the commit was lost and

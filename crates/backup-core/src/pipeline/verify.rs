@@ -30,7 +30,7 @@ pub struct QuickVerified {
 
 /// Checks signature, lengths, digest, and every frame against the hash tree, without a private key.
 ///
-/// Cancel safe.
+/// Cancel safe; also stops through the context's token.
 ///
 /// # Errors
 /// `Integrity` where the stored bytes differ from what was signed; those of [`Trust::vouch`].
@@ -45,7 +45,7 @@ pub async fn quick(
     let manifest = read::manifest(source, trust, at).await?;
     let body = manifest.manifest();
     let pin = read::data_version(source, &manifest).await?;
-    let tree = read::tree(source, at).await?;
+    let tree = read::tree(source, body).await?;
     let receipt = Receipt { len: body.object_len, sha256: body.sha256, tag: pin };
     cx.report(Event::Estimate { bytes: body.object_len });
     let stream = checked(cx, source, &at.data(), &receipt).await?;
@@ -77,6 +77,8 @@ pub struct DeepVerified {
 ///
 /// Of a format that no inspector knows, the bytes are read to their verified end and
 /// [`Inspection::parsed`] is false.
+///
+/// Not cancel safe where an [`Inspector`] is not: stop it through the context's token.
 ///
 /// # Errors
 /// `Integrity` where the envelope or the dump inside is damaged; those of [`open`](super::open).
@@ -117,11 +119,15 @@ pub async fn deep(
 
 async fn count(cx: &Context, mut bytes: ByteStream<crate::stream::Plain>) -> Result<Inspection> {
     let mut inspection = Inspection::default();
-    while let Some(chunk) = bytes.next().await {
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = cx.cancel().cancelled() => return Err(Error::cancelled("deep verification").at(Stage::Verify)),
+            next = bytes.next() => next,
+        };
+        let Some(chunk) = next else { return Ok(inspection) };
         inspection.bytes += chunk.map_err(|e| e.at(Stage::Verify))?.len() as u64;
-        cx.check("deep verification")?;
     }
-    Ok(inspection)
 }
 
 /// Reads an object back and compares its length and digest with what was sent.
@@ -134,12 +140,12 @@ pub(super) async fn same_bytes(
     let mut stream = checked(cx, source, key, sent).await?;
     while let Some(chunk) = stream.next().await {
         chunk?;
-        cx.check(key.as_str())?;
     }
     Ok(())
 }
 
-/// The object's bytes; the stream ends cleanly only if length and digest are the expected ones.
+/// The object's bytes; the stream ends cleanly only if length and digest are the expected ones, and
+/// with `Cancelled` when somebody asks to stop.
 async fn checked(
     cx: &Context,
     source: &dyn Source,
@@ -149,13 +155,20 @@ async fn checked(
     let pin: Option<&EntityTag> = expected.tag.as_ref();
     let stream = source.fetch(key, None, pin).await.map_err(|e| e.at(Stage::Verify))?;
     let stream = meter::fetched(cx, stream);
-    let (key, len, sha256) = (key.clone(), expected.len, expected.sha256);
+    let (key, len, sha256, cancel) = (key.clone(), expected.len, expected.sha256, cx.cancel().clone());
     Ok(ByteStream::declare_sealed(futures::stream::try_unfold(
         (stream, Hasher::default()),
         move |(mut stream, mut hasher)| {
-            let key = key.clone();
+            let (key, cancel) = (key.clone(), cancel.clone());
             async move {
-                if let Some(chunk) = stream.next().await {
+                let next = tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => {
+                        return Err(Error::cancelled(key.as_str()).at(Stage::Verify));
+                    }
+                    next = stream.next() => next,
+                };
+                if let Some(chunk) = next {
                     let chunk = chunk.map_err(|e| e.at(Stage::Verify))?;
                     hasher.update(chunk.clone()).await?;
                     return Ok(Some((chunk, (stream, hasher))));

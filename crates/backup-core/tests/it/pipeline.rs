@@ -225,3 +225,54 @@ async fn a_catalogue_stops_a_run_only_by_naming_another() {
         assert_eq!(catalog.list().await.unwrap()[0].status, expected);
     }
 }
+
+#[tokio::test]
+async fn a_quick_verification_stops_when_asked() {
+    let world = World::new();
+    let at = world.back_up(&Context::new(), None).await.unwrap().manifest.backup();
+    let (cx, store) = (Context::new(), &world.store);
+    pipeline::quick(&cx, store, &Stamp, &Stamp, &at).await.unwrap();
+    cx.cancel().cancel();
+    let error = pipeline::quick(&cx, store, &Stamp, &Stamp, &at).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+}
+
+#[tokio::test]
+async fn a_tree_that_cannot_be_this_objects_is_not_read() {
+    let world = World::new();
+    let at = world.back_up(&Context::new(), None).await.unwrap().manifest.backup();
+    world.store.overwrite(&at.tree(), vec![0; 1 << 20]);
+    let error = pipeline::quick(&Context::new(), &world.store, &Stamp, &Stamp, &at).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Integrity);
+    assert!(error.what().starts_with("longer than"), "{error}");
+}
+
+/// Says that all is well after the first bytes.
+#[derive(Debug)]
+struct Hasty;
+
+#[async_trait]
+impl Restorer for Hasty {
+    fn accepts(&self, _: &DumpFormat) -> bool {
+        true
+    }
+
+    async fn plan(&self, _: &Context, request: RestoreRequest) -> Result<RestorePlan> {
+        Ok(RestorePlan::looked_at(request, "target", Vec::new()))
+    }
+
+    async fn restore(&self, _: &Context, plan: RestorePlan, mut dump: Dump) -> Result<Restored> {
+        let bytes = dump.bytes.next().await.expect("a test")?.len() as u64;
+        Ok(Restored { target: plan.target().to_owned(), bytes, warnings: Vec::new() })
+    }
+}
+
+#[tokio::test]
+async fn a_restore_that_never_saw_the_end_is_no_success() {
+    let world = World::new();
+    let at = world.back_up(&Context::new(), None).await.unwrap().manifest.backup();
+    let options = RestoreOptions::default();
+    let cx = Context::new();
+    let error = pipeline::restore(&cx, &world.store, &Stamp, &Stamp, &Hasty, &at, options).await.unwrap_err();
+    assert_eq!((error.kind(), error.stage()), (ErrorKind::Bug, Some(Stage::Restore)));
+}
