@@ -11,3 +11,4 @@ mod origin;
 mod pipeline;
 mod recovery;
 mod round_trip;
+mod vectors;
