@@ -32,4 +32,6 @@ pub use recipients::{
     SecretKeyIdentity, SecretKeyRecipient,
 };
 pub use seal::{Compression, SealOptions, Sealer};
-pub use stream::{EnvelopeAuditor, EnvelopeDecryptor, EnvelopeEncryptor, OpenOptions, OpenedEnvelope};
+pub use stream::{
+    EnvelopeAuditor, EnvelopeDecryptor, EnvelopeEncryptor, OpenOptions, OpenedEnvelope, StoredEnvelope,
+};

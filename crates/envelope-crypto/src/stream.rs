@@ -7,8 +7,10 @@ mod audit;
 #[cfg(test)]
 mod bounds;
 mod opening;
+mod ranges;
 mod sealing;
 
 pub use audit::EnvelopeAuditor;
 pub use opening::{EnvelopeDecryptor, OpenOptions, OpenedEnvelope};
+pub use ranges::StoredEnvelope;
 pub use sealing::EnvelopeEncryptor;

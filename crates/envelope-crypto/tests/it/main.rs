@@ -9,6 +9,7 @@ mod forge;
 mod hostile;
 mod origin;
 mod pipeline;
+mod ranges;
 mod recovery;
 mod round_trip;
 mod vectors;
