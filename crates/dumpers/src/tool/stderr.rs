@@ -1,10 +1,12 @@
 //! Standard error, drained beside the data: the last part is kept, lines are passed on.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use backup_core::{Context, Event};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::ChildStderr;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::secret::{Secret, masked};
@@ -16,12 +18,18 @@ const MESSAGE_MAX: usize = 4 * 1024;
 /// Lines that are passed to the progress of a run; a flood is not news.
 const LINES_MAX: usize = 1000;
 
-/// A task that drains standard error. Dropped, it stops.
+/// How long draining goes on when nobody waits for it any more. A program that is being stopped may
+/// still say so; without a reader that would end it before it has tidied up.
+const LAST_WORDS: Duration = Duration::from_secs(60);
+
+/// A task that drains standard error. Dropped, it goes on until the end or for [`LAST_WORDS`].
 #[derive(Debug)]
 pub(super) struct Drained {
     tail: Arc<Mutex<Vec<u8>>>,
     secrets: Vec<Secret>,
     task: JoinHandle<()>,
+    /// Closed with this value.
+    _wanted: oneshot::Sender<()>,
 }
 
 impl Drained {
@@ -29,7 +37,18 @@ impl Drained {
         let tail = Arc::new(Mutex::new(Vec::new()));
         let longest = secrets.iter().map(|secret| secret.expose().len()).max().unwrap_or(0);
         let drain = drain(stderr, Arc::clone(&tail), cx.clone(), secrets.to_vec(), TAIL_MAX + longest);
-        Self { tail, secrets: secrets.to_vec(), task: tokio::spawn(drain) }
+        let (wanted, unwanted) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let enough = async {
+                let _ = unwanted.await;
+                tokio::time::sleep(LAST_WORDS).await;
+            };
+            tokio::select! {
+                () = drain => {}
+                () = enough => {}
+            }
+        });
+        Self { tail, secrets: secrets.to_vec(), task, _wanted: wanted }
     }
 
     /// Waits until standard error is closed. Cancel safe.
@@ -49,12 +68,6 @@ impl Drained {
             from += 1;
         }
         text[from..].to_owned()
-    }
-}
-
-impl Drop for Drained {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
