@@ -1,6 +1,8 @@
 //! One block: compressed and sealed, or opened and decompressed. Every sealer and every reader goes
 //! through these functions.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
@@ -113,14 +115,14 @@ impl SealedBlock {
 }
 
 /// Compresses and seals blocks; one for each worker, for its compressor is reused.
-pub(crate) struct BlockSealer<'k> {
-    key: &'k AeadKey,
+pub(crate) struct BlockSealer {
+    key: Arc<AeadKey>,
     compressor: Option<(Compressor<'static>, Vec<u8>)>,
 }
 
-impl<'k> BlockSealer<'k> {
+impl BlockSealer {
     pub(crate) fn new(
-        key: &'k AeadKey,
+        key: Arc<AeadKey>,
         compression: Compression,
         block_len: BlockLen,
     ) -> Result<Self, SealError> {
@@ -158,7 +160,7 @@ impl<'k> BlockSealer<'k> {
         len: usize,
         look: impl FnOnce(&[u8]) -> Result<(), E>,
     ) -> Result<SealedBlock, E> {
-        let key = self.key;
+        let key = Arc::clone(&self.key);
         let source = &buffer.as_ref()[BODY_AT..BODY_AT + len];
         look(source)?;
         let compressed = self.compress(source)?;
@@ -171,16 +173,18 @@ impl<'k> BlockSealer<'k> {
         if let Some(body) = compressed {
             // An exact buffer: a pooled one would hold a whole block's memory for what is a part of
             // it, for as long as a writer downstream keeps it.
-            let mut exact = vec![0; frame_len];
-            exact[LEN_LEN] = codec;
-            exact[BODY_AT..BODY_AT + body_len].copy_from_slice(body);
-            seal_frame(key, index, KIND_BLOCK, &mut exact)?;
+            let mut exact = Vec::with_capacity(frame_len);
+            exact.extend_from_slice(&[0; LEN_LEN]);
+            exact.push(codec);
+            exact.extend_from_slice(body);
+            exact.extend_from_slice(&[0; TAG_LEN]);
+            seal_frame(&key, index, KIND_BLOCK, &mut exact)?;
             leaf = tree::leaf(&exact);
             frame = exact.into();
         } else {
             let whole = &mut buffer.as_mut()[..frame_len];
             whole[LEN_LEN] = codec;
-            seal_frame(key, index, KIND_BLOCK, whole)?;
+            seal_frame(&key, index, KIND_BLOCK, whole)?;
             leaf = tree::leaf(whole);
             frame = buffer.into_bytes(0..frame_len);
         }
@@ -189,14 +193,14 @@ impl<'k> BlockSealer<'k> {
 }
 
 /// Opens and decompresses blocks; one for each worker, for its decompressor is reused.
-pub(crate) struct BlockOpener<'k> {
-    key: &'k AeadKey,
+pub(crate) struct BlockOpener {
+    key: Arc<AeadKey>,
     block_len: BlockLen,
     decompressor: Decompressor<'static>,
 }
 
-impl<'k> BlockOpener<'k> {
-    pub(crate) fn new(key: &'k AeadKey, block_len: BlockLen) -> Self {
+impl BlockOpener {
+    pub(crate) fn new(key: Arc<AeadKey>, block_len: BlockLen) -> Self {
         // The default context has no dictionary and does not fail to be made but for memory.
         Self { key, block_len, decompressor: Decompressor::default() }
     }
@@ -215,11 +219,11 @@ impl<'k> BlockOpener<'k> {
         mut buffer: Buffer,
         frame_len: usize,
         last: bool,
-        pool: &std::sync::Arc<Pool>,
+        pool: &Arc<Pool>,
     ) -> Result<Bytes, OpenError> {
         let refused = || OpenError::Block(index);
         let frame = buffer.as_mut().get_mut(..frame_len).ok_or_else(refused)?;
-        let plain = open_frame(self.key, index, KIND_BLOCK, frame).ok_or_else(refused)?;
+        let plain = open_frame(&self.key, index, KIND_BLOCK, frame).ok_or_else(refused)?;
         let (codec, body) = plain.split_first().ok_or_else(refused)?;
         let fits =
             |len: usize| len > 0 && len <= self.block_len.get() && (last || len == self.block_len.get());

@@ -100,9 +100,9 @@ pub(crate) fn unlock(
     head: &Head,
     checks: &Checks,
     identities: &[Arc<dyn Identity>],
-) -> Result<AeadKey, OpenError> {
+) -> Result<Arc<AeadKey>, OpenError> {
     checks.head(head)?;
-    Ok(unwrap_head(head, identities)?.payload_key(&head.header().salt))
+    Ok(Arc::new(unwrap_head(head, identities)?.payload_key(&head.header().salt)))
 }
 
 /// A block that was authenticated and decompressed.
@@ -115,7 +115,7 @@ pub(crate) struct OpenedBlock {
 
 /// Opens one frame.
 pub(crate) fn open_block(
-    opener: &mut BlockOpener<'_>,
+    opener: &mut BlockOpener,
     checks: &Checks,
     frame: BlockFrame,
     pool: &Arc<Pool>,
@@ -187,7 +187,8 @@ enum Stage {
 
 struct Body {
     head: Head,
-    key: AeadKey,
+    key: Arc<AeadKey>,
+    blocks: BlockOpener,
     pool: Arc<Pool>,
     frames: FrameReader,
     tally: Tally,
@@ -251,9 +252,10 @@ impl Opener {
             let block_len = head.header().block_len;
             let pool = Pool::new(BlockOpener::buffer_len(block_len), 3);
             let frames = FrameReader::new(head.bytes().len(), block_len, Arc::clone(&pool));
+            let blocks = BlockOpener::new(Arc::clone(&key), block_len);
             let (tally, sha256) = Default::default();
             self.stage =
-                Stage::Body(Box::new(Body { head, key, pool, frames, tally, sha256, trailer: None }));
+                Stage::Body(Box::new(Body { head, key, blocks, pool, frames, tally, sha256, trailer: None }));
         }
         match &mut self.stage {
             Stage::Body(body) => body.advance(&self.checks, input, release),
@@ -270,11 +272,10 @@ impl Body {
         input: &mut &[u8],
         release: &mut dyn FnMut(&[u8]),
     ) -> Result<(), OpenError> {
-        let mut opener = BlockOpener::new(&self.key, self.head.header().block_len);
         while let Some(frame) = self.frames.feed(input)? {
             match frame {
                 Frame::Block(frame) => {
-                    let block = open_block(&mut opener, checks, frame, &self.pool)?;
+                    let block = open_block(&mut self.blocks, checks, frame, &self.pool)?;
                     self.sha256.update(&block.plain);
                     self.tally.push(&block);
                     release(&block.plain);

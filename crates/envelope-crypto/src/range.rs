@@ -45,7 +45,7 @@ enum Stage {
 
 struct Unlocked {
     head: Head,
-    key: AeadKey,
+    key: Arc<AeadKey>,
 }
 
 /// What became of an opening after bytes were supplied.
@@ -152,7 +152,7 @@ fn check_footer(footer: &Footer, head: &Head, checks: &Checks, object_len: u64) 
 /// version; a block of another is refused.
 pub struct RangeReader {
     head: Head,
-    key: AeadKey,
+    key: Arc<AeadKey>,
     checks: Checks,
     facts: TrailerFacts,
     block_lens: Vec<u32>,
@@ -246,7 +246,7 @@ impl RangeReader {
         }
         let mut buffer = self.pool.take();
         buffer.as_mut()[..frame.len()].copy_from_slice(frame);
-        let mut opener = BlockOpener::new(&self.key, block_len);
+        let mut opener = BlockOpener::new(Arc::clone(&self.key), block_len);
         let block = BlockFrame { index, buffer, len: frame.len(), last };
         let plain = open::open_block(&mut opener, &self.checks, block, &self.pool)?.plain;
         let expected = (self.facts.source_len - index * block_len.bytes()).min(block_len.bytes());

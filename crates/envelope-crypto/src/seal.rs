@@ -97,7 +97,7 @@ pub(crate) fn check_settings(
 /// A new envelope's head and the key of its payload.
 pub(crate) struct Started {
     pub(crate) head: Vec<u8>,
-    pub(crate) key: AeadKey,
+    pub(crate) key: Arc<AeadKey>,
 }
 
 /// Makes a file key, wraps it for every recipient and writes the head. May take seconds of CPU
@@ -123,7 +123,7 @@ pub(crate) fn start_with(
     let stanzas = recipients.iter().map(|r| r.wrap(file_key, binding)).collect::<Result<_, _>>()?;
     let json = Header { id, block_len, salt, stanzas }.to_json()?;
     let head = Head::write(&json, |covered| file_key.header_key(&salt).sign(covered));
-    Ok(Started { head, key: file_key.payload_key(&salt) })
+    Ok(Started { head, key: Arc::new(file_key.payload_key(&salt)) })
 }
 
 /// What is counted while blocks go by, in order.
@@ -195,8 +195,8 @@ pub(crate) fn check_count(index: u64, block_len: BlockLen) -> Result<(), SealErr
 
 /// Seals in the calling thread.
 pub struct Sealer {
-    key: AeadKey,
-    compression: Compression,
+    key: Arc<AeadKey>,
+    blocks: BlockSealer,
     block_len: BlockLen,
     pool: Arc<Pool>,
     filling: Option<(Buffer, usize)>,
@@ -217,14 +217,17 @@ impl Sealer {
         options: &SealOptions,
     ) -> Result<(Self, Vec<u8>), SealError> {
         check_settings(recipients, options)?;
-        Ok(Self::from_started(start(id, recipients, options.block_len)?, options))
+        Self::from_started(start(id, recipients, options.block_len)?, options)
     }
 
-    pub(crate) fn from_started(started: Started, options: &SealOptions) -> (Self, Vec<u8>) {
+    pub(crate) fn from_started(
+        started: Started,
+        options: &SealOptions,
+    ) -> Result<(Self, Vec<u8>), SealError> {
         let Started { head, key } = started;
         let sealer = Self {
+            blocks: BlockSealer::new(Arc::clone(&key), options.compression, options.block_len)?,
             key,
-            compression: options.compression,
             block_len: options.block_len,
             pool: Pool::new(BlockSealer::buffer_len(options.block_len), 2),
             filling: None,
@@ -233,7 +236,7 @@ impl Sealer {
             source: Sha256::new(),
             source_len: 0,
         };
-        (sealer, head)
+        Ok((sealer, head))
     }
 
     /// Takes plaintext; appends the frames that became complete to `out`.
@@ -269,8 +272,7 @@ impl Sealer {
 
     fn block(&mut self, buffer: Buffer, len: usize, out: &mut Vec<u8>) -> Result<(), SealError> {
         check_count(self.index, self.block_len)?;
-        let mut sealer = BlockSealer::new(&self.key, self.compression, self.block_len)?;
-        let sealed = sealer.seal(self.index, buffer, len, |source| {
+        let sealed = self.blocks.seal(self.index, buffer, len, |source| {
             self.source.update(source);
             Ok::<_, SealError>(())
         })?;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
-use backup_core::{Error, Result, Sha256Digest, SignedStatement, Signer, StatementKind};
+use backup_core::{Error, Recognized, Result, Sha256Digest, SignedStatement, Signer, StatementKind};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pkcs8::der::Decode as _;
@@ -230,9 +230,10 @@ impl Signer for SigningKey {
         dsse::sign(self, kind, body)
     }
 
-    fn recognize(&self, kind: StatementKind, stored: &[u8]) -> Option<Sha256Digest> {
+    fn recognize(&self, kind: StatementKind, stored: &[u8]) -> Option<Recognized> {
         let statement = dsse::StoredStatement::parse(kind, stored).ok()?;
-        statement.verify([&self.public]).ok().map(|verified| verified.pae_sha256)
+        let verified = statement.verify([&self.public]).ok()?;
+        Some(Recognized { body: verified.payload, pae_sha256: verified.pae_sha256 })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use backup_core::{ErrorKind, Signer as _, StatementKind};
+use backup_core::{ErrorKind, Recognized, Signer as _, StatementKind};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
@@ -376,7 +376,8 @@ fn a_key_recognizes_what_it_signed_and_nothing_else() {
     let (key, other) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
     let signed = key.sign(StatementKind::Manifest, b"{}").unwrap();
     let recognized = key.recognize(StatementKind::Manifest, signed.stored());
-    assert_eq!(recognized, Some(signed.pae_sha256()));
+    let expected = Recognized { body: b"{}".to_vec(), pae_sha256: signed.pae_sha256() };
+    assert_eq!(recognized, Some(expected));
     assert_eq!(key.recognize(StatementKind::Trust, signed.stored()), None);
     assert_eq!(other.recognize(StatementKind::Manifest, signed.stored()), None);
     assert_eq!(key.recognize(StatementKind::Manifest, b"{}"), None);

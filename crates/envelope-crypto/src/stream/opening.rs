@@ -106,7 +106,7 @@ fn died() -> Error {
 
 struct Shared {
     head: Head,
-    key: AeadKey,
+    key: Arc<AeadKey>,
     checks: Checks,
     turnstile: Turnstile,
 }
@@ -131,7 +131,7 @@ impl OpenStream {
     pub(super) fn new(
         head: Head,
         checks: Checks,
-        key: AeadKey,
+        key: Arc<AeadKey>,
         options: OpenOptions,
         sealed: ByteStream<Sealed>,
         chunk: Bytes,
@@ -145,7 +145,7 @@ impl OpenStream {
         let workers = {
             let shared = Arc::clone(&shared);
             Workers::start(plan.workers, "open", move |jobs| {
-                let mut opener = BlockOpener::new(&shared.key, block_len);
+                let mut opener = BlockOpener::new(Arc::clone(&shared.key), block_len);
                 jobs.each(|frame: BlockFrame| {
                     let index = frame.index;
                     let turn = shared.turnstile.turn(index);

@@ -80,7 +80,7 @@ struct Job {
 }
 
 pub(super) struct Shared {
-    key: AeadKey,
+    key: Arc<AeadKey>,
     turnstile: Turnstile,
 }
 
@@ -118,7 +118,8 @@ impl SealStream {
         let workers = {
             let shared = Arc::clone(&shared);
             Workers::start(plan.workers, "seal", move |jobs| {
-                let mut sealer = BlockSealer::new(&shared.key, options.compression, options.block_len);
+                let mut sealer =
+                    BlockSealer::new(Arc::clone(&shared.key), options.compression, options.block_len);
                 jobs.each(|Job { index, buffer, len }| {
                     let turn = shared.turnstile.turn(index);
                     let sealer = sealer.as_mut().map_err(|error| error.clone())?;
