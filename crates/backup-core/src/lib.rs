@@ -44,6 +44,6 @@ pub use progress::{Event, NoProgress, Progress, RunStatus};
 pub use restore::{Inspection, Inspector, RestorePlan, RestoreRequest, Restored, Restorer};
 pub use seal::{Auditor, Decryptor, Encryptor, Expected, Opened, Opening, SealSummary, Sealing};
 pub use settled::{Settled, Settler};
-pub use statement::{Origin, SignedStatement, Signer, StatementKind, Trust, VouchedManifest};
+pub use statement::{Origin, Recognized, SignedStatement, Signer, StatementKind, Trust, VouchedManifest};
 pub use store::{EntityTag, Limits, ObjectInfo, Receipt, Remover, Sink, Source, Swept, Upload, Whole};
 pub use stream::{ByteStream, Plain, Sealed};

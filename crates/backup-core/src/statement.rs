@@ -39,9 +39,18 @@ pub trait Signer: fmt::Debug + Send + Sync {
     /// Signs `body`, exactly these bytes.
     fn sign(&self, kind: StatementKind, body: &[u8]) -> Result<SignedStatement>;
 
-    /// What [`SignedStatement::pae_sha256`] was for `stored`, when that is a statement of `kind` that
-    /// this key signed; `None` for any other bytes.
-    fn recognize(&self, kind: StatementKind, stored: &[u8]) -> Option<Sha256Digest>;
+    /// Reads `stored` when it is a statement of `kind` that this key signed; `None` for any other
+    /// bytes.
+    fn recognize(&self, kind: StatementKind, stored: &[u8]) -> Option<Recognized>;
+}
+
+/// A stored statement of the signer's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recognized {
+    /// Exactly the bytes that were signed.
+    pub body: Vec<u8>,
+    /// What [`SignedStatement::pae_sha256`] was.
+    pub pae_sha256: Sha256Digest,
 }
 
 /// A signed statement as it is stored.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::catalog::{Catalog, Run, RunRecord};
 use crate::context::Context;
 use crate::dump::{Dump, DumpReport, Dumper, Selection};
-use crate::error::{Error, ErrorKind, Result, Stage};
+use crate::error::{Error, ErrorKind, Result, Retry, Stage};
 use crate::id::{BackupId, RepositoryId, SourceName};
 use crate::ledger::{Head, Ledger};
 use crate::manifest::{BackupRef, Manifest};
@@ -55,6 +55,15 @@ pub struct BackupRequest {
     pub read_back: bool,
 }
 
+impl BackupRequest {
+    /// Everything of `source` under a fresh id, read back.
+    #[must_use]
+    pub fn new(repository: RepositoryId, source: SourceName) -> Self {
+        let (id, selection) = (BackupId::random(), Selection::default());
+        Self { repository, source, id, selection, estimate: None, read_back: true }
+    }
+}
+
 /// A backup that exists.
 #[derive(Debug, Clone)]
 pub struct BackedUp {
@@ -77,7 +86,8 @@ pub struct BackedUp {
 ///
 /// # Errors
 /// The first error of any port, with its stage. `Uncertain` when the manifest's fate could not be
-/// settled; the next run looks.
+/// settled; the next run looks. `Conflict` when the ledger remembers nothing and the place holds
+/// backups of this source that this host signed.
 pub async fn backup(cx: &Context, parts: &BackupParts, request: BackupRequest) -> Result<BackedUp> {
     let at = BackupRef { source: request.source.clone(), id: request.id };
     let started = cx.now();
@@ -141,8 +151,10 @@ async fn run_backup(
         None => Ok(()),
     };
     // A ledger or a place that cannot be read is told before the work, not after it.
-    parts.ledger.head(&request.repository, &request.source).await?;
-    interrupted(parts, request).await?;
+    let remembered = parts.ledger.head(&request.repository, &request.source).await?;
+    if interrupted(parts, request).await?.is_none() && remembered.is_none() {
+        check_memory(cx, parts, request).await?;
+    }
 
     advance(RunStatus::Running).await?;
     cx.report(Event::Status(RunStatus::Running));
@@ -256,6 +268,42 @@ fn unread(at: &BackupRef, error: Error) -> Error {
         .at(Stage::Manifest)
 }
 
+/// A ledger that remembers nothing of a source must be new: one that was lost would give out numbers
+/// again that stand in the place, below the highest, and readers would take an old backup for the
+/// latest.
+async fn check_memory(cx: &Context, parts: &BackupParts, request: &BackupRequest) -> Result<()> {
+    let objects = match parts.reader.list(&format!("{}/", request.source)).await {
+        Err(error) if error.kind() == ErrorKind::Denied => {
+            let what = "whether this host has backed up here before is unknown: it may not list the place";
+            cx.report(Event::Warning(&format!("{what}: {error}")));
+            return Ok(());
+        }
+        listed => listed.map_err(|e| e.at(Stage::Manifest))?,
+    };
+    for at in objects.iter().filter_map(|object| BackupRef::of_manifest(&object.key)) {
+        let stored = read::small(parts.reader.as_ref(), &at.manifest(), read::STATEMENT_LEN_MAX).await;
+        let stored = match stored {
+            // Removed since the listing, or nothing that this host made.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Integrity) => continue,
+            stored => stored.map_err(|e| e.at(Stage::Manifest))?,
+        };
+        let Some(own) = parts.signer.recognize(StatementKind::Manifest, &stored) else { continue };
+        // A copy of what belongs elsewhere is no backup of this source.
+        if !Manifest::from_json(&at, &own.body).is_ok_and(|own| own.repository == request.repository) {
+            continue;
+        }
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            at.to_string(),
+            "is signed by this host, whose own record of what it signed is lost",
+        )
+        .with_hint("put this host's state back from a copy, or give the host a new signing key and let the owner add it")
+        .with_retry(Retry::Never)
+        .at(Stage::Manifest));
+    }
+    Ok(())
+}
+
 /// What became of a manifest that an interrupted run was about to store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -281,7 +329,11 @@ async fn interrupted(parts: &BackupParts, request: &BackupRequest) -> Result<Opt
         match read::small(parts.reader.as_ref(), &at.manifest(), read::STATEMENT_LEN_MAX).await {
             Ok(stored) => {
                 let found = parts.signer.recognize(StatementKind::Manifest, &stored);
-                Ok(if found == Some(intended.pae_sha256) { Fate::Stored } else { Fate::Displaced })
+                Ok(if found.is_some_and(|found| found.pae_sha256 == intended.pae_sha256) {
+                    Fate::Stored
+                } else {
+                    Fate::Displaced
+                })
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Fate::Absent),
             // It is there and the place damages it: a number that was given out is not given out twice.

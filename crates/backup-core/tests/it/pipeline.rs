@@ -71,8 +71,9 @@ impl Signer for Stamp {
         Ok(SignedStatement::signed(stored.clone().into(), Sha256Digest::of(&stored)))
     }
 
-    fn recognize(&self, _: StatementKind, stored: &[u8]) -> Option<Sha256Digest> {
-        stored.starts_with(MARK).then(|| Sha256Digest::of(stored))
+    fn recognize(&self, _: StatementKind, stored: &[u8]) -> Option<Recognized> {
+        let body = stored.strip_prefix(MARK)?.to_vec();
+        Some(Recognized { body, pae_sha256: Sha256Digest::of(stored) })
     }
 }
 
@@ -185,6 +186,24 @@ async fn something_else_in_the_place_of_a_manifest_takes_no_number() {
         assert_eq!((second.manifest.seq, second.manifest.prev), (2, Some(Sha256Digest::of(&before))));
         assert_eq!(world.ledger.intended(&world.repository(), &source()).await.unwrap(), None);
     }
+}
+
+#[tokio::test]
+async fn a_host_that_forgot_what_it_signed_gives_out_no_number_twice() {
+    let world = World::new();
+    // What strangers left there is no reason to stop, nor is a copy of what belongs elsewhere.
+    let strange = || BackupRef { source: source(), id: BackupId::random() }.manifest();
+    world.store.overwrite(&strange(), "{}");
+    let elsewhere = World::new();
+    let other = elsewhere.back_up(&Context::new(), None).await.unwrap().manifest.backup();
+    world.store.overwrite(&strange(), elsewhere.store.bytes(&other.manifest()).unwrap());
+    world.store.overwrite(&other.manifest(), elsewhere.store.bytes(&other.manifest()).unwrap());
+    let first = world.back_up(&Context::new(), None).await.unwrap();
+    let world = World { ledger: MemoryLedger::default(), ..world };
+    let error = world.back_up(&Context::new(), None).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Conflict, Retry::Never));
+    assert_eq!(error.subject(), first.manifest.backup().to_string());
+    assert_eq!(world.store.keys().len(), 3 + 3, "nothing was written");
 }
 
 /// Notes begin and end, and refuses to note anything between.
