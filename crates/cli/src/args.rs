@@ -54,7 +54,7 @@ pub(crate) enum Command {
     /// Decrypt a file or stdin that `seal` or `backup` made; needs no network and no repository
     Open(commands::open::Open),
     /// Back up a database: dump, compress, encrypt, store, read back, sign
-    Backup(commands::backup::Backup),
+    Backup(Box<commands::backup::Backup>),
     /// List backups and runs
     List(commands::list::List),
     /// Show what is known of one backup
@@ -62,7 +62,7 @@ pub(crate) enum Command {
     /// Check that a backup is whole, and with --deep that it opens and parses
     Verify(commands::verify::Verify),
     /// Restore a backup into a new database
-    Restore(commands::restore::Restore),
+    Restore(Box<commands::restore::Restore>),
     /// Write a backup's decrypted dump to stdout; only exit code 0 says that it was whole
     Cat(commands::cat::Cat),
     /// Try everything on a sample database: keys, backup, verification, restore, comparison
@@ -138,6 +138,9 @@ pub(crate) struct ReadBackArgs {
     /// Do not read the new backup back
     #[arg(long, action = ArgAction::SetTrue)]
     no_verify: bool,
+    /// The most bytes a second that are written to the destination, such as 10MiB
+    #[arg(long, value_name = "RATE")]
+    upload_limit: Option<String>,
     /// A file that gets one line of JSON for every run that ends
     #[arg(long, value_name = "FILE")]
     notify_log: Option<String>,
@@ -209,6 +212,7 @@ impl Sets for ReadBackArgs {
         if self.no_verify {
             raw.values.insert("verify", Value::Switch(false));
         }
+        text(raw, "upload_limit", self.upload_limit.as_ref());
         text(raw, "notify.log", self.notify_log.as_ref());
     }
 }

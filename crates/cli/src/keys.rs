@@ -36,6 +36,7 @@ pub(crate) fn recipients(settings: &Settings, printer: &Printer) -> Result<Vec<A
                 Arc::new(recipient.map_err(|e| Error::new(ErrorKind::Config, "passphrase", e.to_string()))?)
             }
             KeyName::SecretKey => Arc::new(SecretKeyRecipient::from_bytes(secret_key(settings)?)),
+            KeyName::None => continue,
         };
         // One key named twice is one recipient.
         if !recipients.iter().any(|r| r.describe() == recipient.describe()) {
@@ -53,6 +54,7 @@ pub(crate) fn identities(settings: &Settings, printer: &Printer) -> Result<Vec<A
     let mut identities: Vec<Arc<dyn Identity>> = Vec::new();
     for name in &settings.identities {
         identities.push(match name {
+            KeyName::None => continue,
             KeyName::File(path) => Arc::new(rsa_identity(path, &settings.passphrase, printer)?),
             KeyName::Passphrase => {
                 let text = secrets::passphrase(&settings.passphrase, "the backup")?;

@@ -29,19 +29,16 @@ use backup_core::{CancelToken, Context, Error};
 use clap::Parser as _;
 
 use args::{Cli, Command, Sets as _};
-use failure::Outcome;
+use failure::{Failure, Outcome};
 use printer::Printer;
 use settings::{Environment, RawArgs};
 
 /// Runs one command to its end and answers its exit code; the first argument is the program's name.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        // Help and version are answers, anything else is a mistake on the command line.
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return misread(&error, &args),
     };
     let mut raw = RawArgs::default();
     cli.global.set(&mut raw);
@@ -49,6 +46,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let printer = early_printer(&raw, &env);
     let outcome = start(cli.command, raw, env, &printer);
     exit::code(outcome, &printer)
+}
+
+/// Help and version are answers, anything else is a mistake on the command line.
+fn misread(error: &clap::Error, args: &[OsString]) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if args.iter().any(|arg| arg == "--json" || arg == "--json=true") {
+        let what = error.render().to_string();
+        let what = what.trim_end().trim_start_matches("error: ");
+        let failure = Failure::usage("command line", what, "strongroom --help");
+        return exit::code(Err(failure), &Printer::new(true, false, false));
+    }
+    let _ = error.print();
+    ExitCode::from(2)
 }
 
 /// Reads the text of a configuration file as the command would, and answers every problem; for

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ pub(crate) struct Output {
 #[derive(Debug)]
 enum Inner {
     File { file: File, temporary: PathBuf, path: PathBuf, force: bool },
-    Stdout,
+    Stdout(File),
 }
 
 impl Output {
@@ -37,7 +38,10 @@ impl Output {
                 )
                 .with_hint("redirect it, pipe it on, or name a file with -o"));
             }
-            return Ok(Self { inner: Inner::Stdout });
+            // The descriptor itself: the standard library's stdout looks for line ends in every chunk.
+            let stdout = io::stdout().as_fd().try_clone_to_owned();
+            let stdout = stdout.map_err(|e| io_error("standard output".as_ref(), "open", e))?;
+            return Ok(Self { inner: Inner::Stdout(File::from(stdout)) });
         };
         match path.symlink_metadata() {
             Ok(_) if !force => return Err(exists(path)),
@@ -86,7 +90,7 @@ impl Output {
         // opening workers have threads of their own.
         let (written, path) = match &mut self.inner {
             Inner::File { file, path, .. } => (file.write_all(chunk), path.as_path()),
-            Inner::Stdout => (io::stdout().write_all(chunk), Path::new("standard output")),
+            Inner::Stdout(file) => (file.write_all(chunk), Path::new("standard output")),
         };
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ClosedPipe),
@@ -97,11 +101,7 @@ impl Output {
 
     fn finish(mut self) -> Outcome {
         let Inner::File { file, temporary, path, force } = &mut self.inner else {
-            return match io::stdout().flush() {
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ClosedPipe),
-                Err(error) => Err(io_error("standard output".as_ref(), "write", error).into()),
-                Ok(()) => Ok(()),
-            };
+            return Ok(());
         };
         let published = file.sync_all().and_then(|()| {
             if *force {

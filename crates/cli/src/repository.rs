@@ -65,9 +65,7 @@ impl Repository {
             .with_hint("find out who replaced it; to use the new one all the same, pass another --state-dir and compare its owner with the recovery sheet")
             .into());
         }
-        if let Some(expected) = &reading.settings.repository
-            && *expected != claimed.repository.to_string()
-        {
+        if let Some(expected) = reading.settings.repository.filter(|id| *id != claimed.repository) {
             return Err(Error::new(
                 ErrorKind::Denied,
                 reading.place,
@@ -78,8 +76,7 @@ impl Repository {
         }
         let pin = reading.state.pins().of(&claimed.repository)?;
         let owner = owner(&reading, &claimed, pin.as_ref())?;
-        let mut pin =
-            pin.unwrap_or_else(|| Pin::new(claimed.repository, owner.to_string(), reading.place.to_owned()));
+        let mut pin = pin.unwrap_or_else(|| Pin::new(claimed.repository, owner, reading.place.to_owned()));
         if !pin.destinations.iter().any(|d| d == reading.place) {
             pin.destinations.push(reading.place.to_owned());
         }
@@ -169,15 +166,7 @@ fn claimed(stored: &[u8]) -> Result<RepositoryStatement> {
 
 /// The owner's key from outside the destination: the settings, the memory, or the key itself.
 fn owner(reading: &Reading<'_>, claimed: &RepositoryStatement, pin: Option<&Pin>) -> Result<VerifyingKey> {
-    let said = match &reading.settings.owner {
-        Some(text) => Some(parse_owner(text)?),
-        None => None,
-    };
-    let pinned = match pin {
-        Some(pin) => Some(parse_owner(&pin.owner)?),
-        None => None,
-    };
-    match (said, pinned) {
+    match (reading.settings.owner, pin.map(|pin| pin.owner)) {
         (Some(said), Some(pinned)) if said != pinned => Err(Error::new(
             ErrorKind::Denied,
             reading.place,
@@ -204,17 +193,6 @@ fn owner(reading: &Reading<'_>, claimed: &RepositoryStatement, pin: Option<&Pin>
             )))
         }
     }
-}
-
-fn parse_owner(text: &str) -> Result<VerifyingKey> {
-    text.parse().map_err(|_| {
-        Error::new(
-            ErrorKind::Config,
-            "setting: trust.owner (flag --owner, variable STRONGROOM_OWNER, key trust.owner)",
-            format!("{text:?} is no public key of an owner"),
-        )
-        .with_hint("copy it from the recovery sheet; it begins with ed25519:")
-    })
 }
 
 async fn load(reading: &Reading<'_>, pin: &OwnerPin, stored: &[u8], known: &Pin) -> Result<RepositoryTrust> {
@@ -246,9 +224,7 @@ async fn make(cx: &Context, reading: &Reading<'_>, sink: &dyn Sink, host: &Signi
     let printer = reading.printer;
     let owner = host::make_owner_key(reading.state, printer)?;
     let public = owner.verifying_key();
-    if let Some(said) = &reading.settings.owner
-        && parse_owner(said)? != *public
-    {
+    if reading.settings.owner.is_some_and(|said| said != *public) {
         return Err(Error::new(
             ErrorKind::Denied,
             reading.place,

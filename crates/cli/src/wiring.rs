@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use backup_core::wrap::Throttled;
 use backup_core::{
     Auditor, ByteStream, Context, Decryptor, Dumper, Encryptor, Error, Event, Inspector, Notifier, Plain,
-    Restorer, RunStatus,
+    Restorer, RunStatus, Sink,
 };
 use dumpers::{SourceConfig, TargetConfig};
 use envelope_crypto::{
@@ -16,7 +17,7 @@ use storage::{Credentials, StorageConfig};
 
 use crate::failure::{Failure, Outcome};
 use crate::secrets;
-use crate::settings::{Compression, Destination, Environment, Settings};
+use crate::settings::{Compression, Destination, Environment, Rate, Settings};
 
 /// A destination that was opened.
 #[derive(Debug)]
@@ -112,6 +113,14 @@ pub(crate) fn decryptor(settings: &Settings, identities: Vec<Arc<dyn Identity>>)
 /// Walks envelopes without a key.
 pub(crate) fn auditor() -> Arc<dyn Auditor> {
     Arc::new(EnvelopeAuditor)
+}
+
+/// The writing side of a place, held back to the rate of the settings.
+pub(crate) fn limited(settings: &Settings, sink: Arc<dyn Sink>) -> Arc<dyn Sink> {
+    match settings.upload_limit {
+        Some(Rate(bytes)) => Arc::new(Throttled::new(sink, bytes)),
+        None => sink,
+    }
 }
 
 /// Whoever is told of the end of a run.

@@ -54,8 +54,10 @@ impl Keygen {
             Some(Passphrase::new(text.as_bytes()).map_err(|e| e.about("passphrase"))?)
         };
         let made = make(&self.output, &public, self.bits, passphrase.as_ref())?;
-        around.printer.say("Keep the private key away from the machine that backs up, in two places.");
-        around.printer.say("Without it no backup can ever be opened; nobody can make it anew.");
+        around.printer.say(
+            "Keep the private key away from the machine that backs up, in two places, one of them paper:",
+        );
+        around.printer.say("the file is text and can be printed. Without it no backup can ever be opened.");
         let text = format!(
             "private key  {}{}\npublic key   {}\nkey id       {made}\n",
             self.output.display(),

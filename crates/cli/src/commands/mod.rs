@@ -61,6 +61,24 @@ impl Surroundings {
 
 /// Runs one command.
 pub(crate) async fn run(command: Command, around: Surroundings) -> Outcome {
+    // The others end in their own order: a tool is stopped, an upload aborted, a run recorded.
+    let droppable = matches!(
+        command,
+        Command::List(_) | Command::Show(_) | Command::Verify(_) | Command::Cat(_) | Command::Open(_)
+    );
+    if droppable {
+        let cx = around.cx.clone();
+        tokio::select! {
+            biased;
+            () = cx.cancel().cancelled() => Err(backup_core::Error::cancelled("the command").into()),
+            done = dispatch(command, around) => done,
+        }
+    } else {
+        dispatch(command, around).await
+    }
+}
+
+async fn dispatch(command: Command, around: Surroundings) -> Outcome {
     match command {
         Command::Keygen(command) => command.run(around),
         Command::Seal(command) => command.run(around).await,

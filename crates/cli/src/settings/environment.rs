@@ -8,8 +8,7 @@ use super::problem::nearest;
 use super::table::SETTINGS;
 
 /// Variables that are read beside those of the settings.
-const OTHERS: [&str; 4] =
-    ["STRONGROOM_CONFIG", "STRONGROOM_PASSPHRASE", "STRONGROOM_ENCRYPTION_KEY", "STRONGROOM_LOG"];
+const OTHERS: [&str; 3] = ["STRONGROOM_CONFIG", "STRONGROOM_PASSPHRASE", "STRONGROOM_ENCRYPTION_KEY"];
 
 /// Variables by name. `Debug` shows names only: some values are secrets.
 #[derive(Clone, Default)]

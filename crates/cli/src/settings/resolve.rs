@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use backup_core::RepositoryId;
+use envelope_crypto::sign::VerifyingKey;
 use zeroize::Zeroizing;
 
 use super::environment::Environment;
 use super::file::{File, Found, Table, Value};
 use super::problem::{Origin, Problem, nearest};
 use super::table::{Kind, SETTINGS, Setting, setting_of};
-use super::value::{Compression, Destination, PassphraseFrom, SecretKeyFrom};
+use super::value::{Compression, Destination, PassphraseFrom, Rate, SecretKeyFrom};
 
 /// What the command line said, not yet understood.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +48,8 @@ pub(crate) enum KeyName {
     Passphrase,
     /// The secret key.
     SecretKey,
+    /// No key: for what is not encrypted.
+    None,
 }
 
 /// Every setting, understood. Holds no secret that `Debug` would show.
@@ -57,6 +61,8 @@ pub(crate) struct Settings {
     pub(crate) compression: Compression,
     /// How many threads compress and encrypt.
     pub(crate) workers: usize,
+    /// The most bytes a second that are written.
+    pub(crate) upload_limit: Option<Rate>,
     /// Whether a new backup is read back.
     pub(crate) verify: bool,
     /// This machine's memory.
@@ -74,9 +80,9 @@ pub(crate) struct Settings {
     /// Whether backups are stored for everyone to read.
     pub(crate) no_encryption: bool,
     /// The owner's public key, when it is known from outside.
-    pub(crate) owner: Option<String>,
+    pub(crate) owner: Option<VerifyingKey>,
     /// The repository's id, when it is known from outside.
-    pub(crate) repository: Option<String>,
+    pub(crate) repository: Option<RepositoryId>,
     /// The file that gets a line for every run.
     pub(crate) notify_log: Option<PathBuf>,
     /// Results and errors as JSON.
@@ -120,6 +126,7 @@ impl Settings {
             destination: layers.destination(needs.destination),
             compression: layers.parsed("compression").unwrap_or_default(),
             workers: layers.workers(),
+            upload_limit: layers.parsed("upload_limit"),
             verify: layers.switch("verify", true),
             state_dir: layers.state_dir(),
             no_encryption: layers.switch("keys.no_encryption", false),
@@ -128,8 +135,8 @@ impl Settings {
             passphrase: layers.passphrase(),
             secret_key: layers.secret_key(),
             allow_symmetric: layers.switch("keys.allow_symmetric", false),
-            owner: layers.text("trust.owner"),
-            repository: layers.text("trust.repository"),
+            owner: layers.owner(),
+            repository: layers.repository(),
             notify_log: layers.text("notify.log").map(PathBuf::from),
             json: layers.switch("output.json", false),
             quiet: layers.switch("output.quiet", false),
@@ -281,6 +288,30 @@ impl Layers<'_> {
         }
     }
 
+    fn owner(&mut self) -> Option<VerifyingKey> {
+        let Found { value: Value::Text(text), origin } = self.get("trust.owner")? else { return None };
+        let owner = text.parse().ok();
+        if owner.is_none() {
+            self.wrong("trust.owner", &origin, format!("{text:?} is no public key of an owner"));
+            self.hint("copy it from the recovery sheet; it is ed25519: and 43 more characters");
+        }
+        owner
+    }
+
+    fn repository(&mut self) -> Option<RepositoryId> {
+        let Found { value: Value::Text(text), origin } = self.get("trust.repository")? else { return None };
+        text.parse()
+            .map_err(|e: backup_core::Error| self.wrong("trust.repository", &origin, e.to_string()))
+            .ok()
+    }
+
+    /// Adds what to try to the problem found last.
+    fn hint(&mut self, hint: impl Into<String>) {
+        if let Some(problem) = self.problems.pop() {
+            self.problems.push(problem.with_hint(hint));
+        }
+    }
+
     fn state_dir(&mut self) -> PathBuf {
         if let Some(text) = self.text("state_dir") {
             return PathBuf::from(text);
@@ -322,9 +353,7 @@ impl Layers<'_> {
                     "add [destinations.{text}], or write a folder as ./{text} and a bucket as s3://{text}"
                 ),
             };
-            if let Some(problem) = self.problems.pop() {
-                self.problems.push(problem.with_hint(hint));
-            }
+            self.hint(hint);
             return None;
         }
         let url = match &origin {
@@ -341,6 +370,7 @@ impl Layers<'_> {
             .map(|name| match (name.as_str(), self.file.recipients.get(&name)) {
                 ("passphrase", _) => KeyName::Passphrase,
                 ("secret-key", _) => KeyName::SecretKey,
+                ("none", _) if key == "keys.identities" => KeyName::None,
                 (_, Some(path)) if key == "keys.recipients" => KeyName::File(PathBuf::from(path)),
                 _ => match &origin {
                     Origin::File { path, .. } => KeyName::File(PathBuf::from(beside(path, &name))),
@@ -393,7 +423,7 @@ impl Layers<'_> {
             self.missing(
                 "keys.identities",
                 "no key to open the backup with",
-                "pass -i key.pem, or -i passphrase, or -i secret-key",
+                "pass -i key.pem, -i passphrase or -i secret-key; -i none for a backup without encryption",
             );
         }
         keys

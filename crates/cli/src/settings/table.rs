@@ -84,6 +84,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How many threads compress and encrypt, 1 to 64.",
     ),
     setting(
+        "upload_limit",
+        "--upload-limit",
+        "STRONGROOM_UPLOAD_LIMIT",
+        Kind::Text,
+        "no limit",
+        "The most bytes a second that are written to the destination, such as `10MiB`.",
+    ),
+    setting(
         "verify",
         "--verify",
         "STRONGROOM_VERIFY",
@@ -113,7 +121,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "STRONGROOM_IDENTITY",
         Kind::List,
         "none",
-        "Private key files that open backups.",
+        "What opens backups: private key files, `passphrase`, `secret-key`, or `none` for what is not encrypted.",
     ),
     setting(
         "keys.passphrase_file",

@@ -1,6 +1,7 @@
 //! Values that are understood.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -45,6 +46,28 @@ impl fmt::Display for Compression {
             Self::None => f.write_str("none"),
             Self::Zstd(level) => write!(f, "zstd:{level}"),
         }
+    }
+}
+
+/// A rate in bytes a second: a whole number, alone or with `KiB`, `MiB` or `GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rate(pub(crate) NonZeroU64);
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let shift = match unit.trim() {
+            "" | "B" => 0,
+            "KiB" => 10,
+            "MiB" => 20,
+            "GiB" => 30,
+            _ => return Err(format!("{text:?} has no unit of KiB, MiB or GiB")),
+        };
+        let bytes =
+            number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).and_then(NonZeroU64::new);
+        bytes.map(Self).ok_or_else(|| format!("{text:?} is no number of bytes a second"))
     }
 }
 
@@ -104,6 +127,17 @@ impl fmt::Debug for SecretKeyFrom {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_have_binary_units() {
+        let bytes = |text: &str| text.parse().map(|Rate(bytes)| bytes.get());
+        assert_eq!(bytes("500"), Ok(500));
+        assert_eq!(bytes("10MiB"), Ok(10 << 20));
+        assert_eq!(bytes("1 GiB"), Ok(1 << 30));
+        for bad in ["", "0", "MiB", "10MB", "-1", "1.5MiB", "99999999999GiB"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn compressions_have_one_spelling_each() {

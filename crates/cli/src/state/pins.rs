@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use backup_core::{Error, ErrorKind, Manifest, Origin, RepositoryId, Result, Sha256Digest, VouchedManifest};
+use envelope_crypto::sign::VerifyingKey;
 use envelope_crypto::trust::TrustState;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,7 @@ pub(crate) struct Pin {
     /// Its id.
     pub(crate) repository: RepositoryId,
     /// Its owner's public key, `ed25519:...`.
-    pub(crate) owner: String,
+    pub(crate) owner: VerifyingKey,
     /// Where it was seen.
     #[serde(default)]
     pub(crate) destinations: Vec<String>,
@@ -40,7 +41,7 @@ pub(crate) struct SeenHead {
 
 impl Pin {
     /// A repository seen for the first time.
-    pub(crate) fn new(repository: RepositoryId, owner: String, destination: String) -> Self {
+    pub(crate) fn new(repository: RepositoryId, owner: VerifyingKey, destination: String) -> Self {
         Self { repository, owner, destinations: vec![destination], trust: None, heads: BTreeMap::new() }
     }
 
@@ -172,6 +173,10 @@ mod tests {
     use super::*;
     use backup_core::{DumpFormat, SourceName};
 
+    fn owner() -> VerifyingKey {
+        *envelope_crypto::sign::SigningKey::generate().unwrap().verifying_key()
+    }
+
     fn vouched(seq: u64, content: &str) -> VouchedManifest {
         let manifest = Manifest {
             repository: RepositoryId::random(),
@@ -197,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_reader_never_goes_back_behind_what_it_saw() {
-        let mut pin = Pin::new(RepositoryId::random(), "ed25519:x".into(), "/b".into());
+        let mut pin = Pin::new(RepositoryId::random(), owner(), "/b".into());
         let [one, two, three] = [vouched(1, "1"), vouched(2, "2"), vouched(3, "3")];
         assert_eq!(pin.compare([&one, &two, &three].into_iter(), None), Vec::<String>::new());
         assert_eq!(pin.compare([&one, &two, &three].into_iter(), Some("orders")), Vec::<String>::new());
@@ -210,7 +215,7 @@ mod tests {
 
     #[test]
     fn one_number_with_two_contents_is_a_fork() {
-        let mut pin = Pin::new(RepositoryId::random(), "ed25519:x".into(), "/b".into());
+        let mut pin = Pin::new(RepositoryId::random(), owner(), "/b".into());
         let (a, b) = (vouched(1, "a"), vouched(1, "b"));
         assert!(pin.compare([&a, &b].into_iter(), None)[0].starts_with("FORK"));
         assert!(pin.compare([&b].into_iter(), None)[0].starts_with("FORK"));
@@ -220,7 +225,7 @@ mod tests {
     fn pins_are_found_by_repository_and_by_place_and_damage_is_no_absence() {
         let folder = tempfile::tempdir().unwrap();
         let pins = Pins::new(folder.path());
-        let pin = Pin::new(RepositoryId::random(), "ed25519:x".into(), "/b".into());
+        let pin = Pin::new(RepositoryId::random(), owner(), "/b".into());
         assert_eq!(pins.at("/b").unwrap(), None);
         pins.keep(&pin).unwrap();
         assert_eq!(pins.of(&pin.repository).unwrap(), Some(pin.clone()));

@@ -119,6 +119,7 @@ fn incident_29_no_recipient_is_no_plain_file() {
     let quiet = lab.run_with(b"public", ["-q", "seal", "--no-encryption"]).ok();
     assert!(quiet.stderr.contains("NO ENCRYPTION"), "a warning is not silenced");
     assert_eq!(lab.run_with(&open.stdout, ["open", "-i", "key.pem"]).ok().stdout, b"public");
+    assert_eq!(lab.run_with(&open.stdout, ["open", "-i", "none"]).ok().stdout, b"public");
 }
 
 #[test]
@@ -129,6 +130,9 @@ fn errors_are_json_when_asked_for() {
     assert_eq!((ran.code, &error["error"]["kind"]), (Some(10), &"not found".into()));
     assert!(error["error"]["subject"].as_str().unwrap().contains('x'), "{error}");
     assert!(error["error"]["hint"].is_string());
+    let ran = lab.run(["--json", "open", "--no-such-flag"]);
+    let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+    assert_eq!((ran.code, &error["error"]["kind"]), (Some(2), &"configuration".into()));
 }
 
 /// An input that cannot be read is an error, and nothing is sealed from it.

@@ -102,6 +102,28 @@ fn a_second_host_asks_to_be_added_and_can_be_revoked() {
     lab.run(["trust", "add", &own, "--owner-key", &not_owner, "-d", "./b"]).fails(12, "");
 }
 
+/// A host that forgot what it signed goes on counting; it never signs one number twice.
+#[test]
+fn a_lost_memory_makes_no_fork() {
+    let lab = backed_up();
+    std::fs::remove_dir_all(lab.path("state/ledger")).unwrap();
+    let ran = lab.run(["backup", "sqlite:app.db", "-d", "./b", "-r", "key.pub.pem"]).ok();
+    assert!(ran.stderr.contains("going on after number 1"), "{}", ran.stderr);
+    assert!(ran.text().contains("number 2"), "{}", ran.text());
+    let list = lab.run(["--json", "list", "-d", "./b"]).ok().json();
+    assert_eq!(list["warnings"].as_array().unwrap().len(), 0, "{list}");
+    assert_eq!(list["backups"][1]["prev"], list["backups"][0]["manifest_sha256"]);
+}
+
+#[test]
+fn a_private_key_on_the_backing_up_host_is_noticed() {
+    let lab = backed_up();
+    let backup = ["backup", "sqlite:app.db", "-d", "./b", "-r", "key.pub.pem"];
+    assert!(lab.run(backup).ok().stderr.contains("key.pem is on this machine"));
+    std::fs::remove_file(lab.path("key.pem")).unwrap();
+    assert!(!lab.run(backup).ok().stderr.contains("is on this machine"));
+}
+
 #[test]
 fn a_place_that_goes_back_in_time_is_refused() {
     let lab = backed_up();
