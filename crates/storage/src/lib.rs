@@ -10,6 +10,12 @@
 //! | S3 that obeys `If-None-Match: *` | one put, or the completion of a multipart upload | exactly one wins |
 //! | other S3 | the same, after looking that the name is free and looking afterwards that it is ours | one of them is there, whole; both may be told that they won |
 //!
+//! Bytes that change on the way to S3 are noticed: a part before its upload is completed, so that it is
+//! never published. An object small enough for one put can be there, damaged, on a server that checks
+//! nothing; its commit then fails with `Integrity`, and it is removed if the key may do that.
+//!
+//! Memory per upload: a few chunks for a folder, 64 MiB for S3 as far as [`parts`] says.
+//!
 //! S3 goes over `opendal`. The folder does not: its file writer cannot publish without replacing,
 //! does not sync the folder, and reads through `tokio::fs` at three times the cost.
 

@@ -9,10 +9,9 @@ use crate::s3::transport::Witness;
 use crate::s3::upload::MARK;
 use crate::trouble::{Trouble, from_opendal};
 
-/// How often an abort is repeated: parts that were on their way can arrive after the first.
-const ABORTS: usize = 3;
-/// The pause between aborts.
-const ABORT_PAUSE: Duration = Duration::from_millis(200);
+/// How long parts that are on their way may take to arrive before their upload is aborted; one that
+/// arrives later would stay at the server. What is cut off here never arrives whole.
+const ARRIVING: Duration = Duration::from_secs(3);
 
 /// An object whose last request is about to be, or was, sent.
 pub(super) struct Sent<'a> {
@@ -87,9 +86,9 @@ impl Sent<'_> {
         let closed = match closed {
             // Nothing that could publish was sent, or the server has other bytes than ours: there is
             // nothing to settle.
-            Err(error) if !self.witness.asked_to_publish() || is_corrupted(&error) => {
+            Err(error) if self.witness.publications() == 0 || is_corrupted(&error) => {
                 if self.in_parts {
-                    abort(writer, self.subject).await;
+                    abort(writer, self.witness, self.subject).await;
                 } else if is_corrupted(&error) {
                     self.take_back().await;
                 }
@@ -121,7 +120,17 @@ impl Sent<'_> {
             }
             (answer, Found::Other) => {
                 if answer.is_err() && self.in_parts {
-                    abort(writer, self.subject).await;
+                    abort(writer, self.witness, self.subject).await;
+                }
+                return Err(Trouble::Taken.with(self.subject, "committing"));
+            }
+            // Refused because the name was taken: by ourselves only if we asked before.
+            (Err(error), Found::Unknown(_)) if was_taken(&error) && self.witness.publications() > 1 => {
+                return Err(uncertain(self.subject, "the name is taken, perhaps by this very object"));
+            }
+            (Err(error), Found::Nothing | Found::Unknown(_)) if was_taken(&error) => {
+                if self.in_parts {
+                    abort(writer, self.witness, self.subject).await;
                 }
                 return Err(Trouble::Taken.with(self.subject, "committing"));
             }
@@ -129,7 +138,7 @@ impl Sent<'_> {
         };
         if self.in_parts {
             // An upload that could be aborted cannot be completed any more.
-            if abort(writer, self.subject).await == Aborted::Yes {
+            if abort(writer, self.witness, self.subject).await == Aborted::Yes {
                 return match self.look().await {
                     Found::Ours(found) => Ok(self.receipt(&found)),
                     Found::Other => Err(Trouble::Taken.with(self.subject, "committing")),
@@ -163,10 +172,14 @@ fn refused(error: &opendal::Error) -> bool {
             | Trouble::ClockSkew
             | Trouble::NoSuchBucket
             | Trouble::NotSupported
-            | Trouble::Changed
             | Trouble::ConnectionRefused
             | Trouble::Certificate
     )
+}
+
+/// Whether the server refused because the condition that the name is free was not met.
+fn was_taken(error: &opendal::Error) -> bool {
+    matches!(error.kind(), opendal::ErrorKind::ConditionNotMatch | opendal::ErrorKind::Conflict)
 }
 
 fn is_corrupted(error: &opendal::Error) -> bool {
@@ -194,21 +207,15 @@ pub(super) enum Aborted {
     Unknown,
 }
 
-/// Aborts a multipart upload, until the server says that there is none.
-pub(super) async fn abort(writer: &mut Writer, subject: &str) -> Aborted {
-    let mut aborted = Aborted::Unknown;
-    for n in 0..ABORTS {
-        if n > 0 {
-            tokio::time::sleep(ABORT_PAUSE).await;
-        }
-        match writer.abort().await {
-            Ok(()) => aborted = Aborted::Yes,
-            Err(error) if error.kind() == opendal::ErrorKind::NotFound => break,
-            Err(error) => {
-                tracing::warn!(object = subject, error = %error.message(), "an unfinished upload could not be aborted");
-                break;
-            }
+/// Aborts a multipart upload.
+pub(super) async fn abort(writer: &mut Writer, witness: &Witness, subject: &str) -> Aborted {
+    witness.quiet(ARRIVING).await;
+    match writer.abort().await {
+        Ok(()) => Aborted::Yes,
+        Err(error) if error.kind() == opendal::ErrorKind::NotFound => Aborted::Unknown,
+        Err(error) => {
+            tracing::warn!(object = subject, error = %error.message(), "an unfinished upload could not be aborted");
+            Aborted::Unknown
         }
     }
-    aborted
 }

@@ -8,7 +8,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use backup_core::{Error, ErrorKind, Result};
@@ -26,6 +26,8 @@ const CONNECTING: Duration = Duration::from_secs(15);
 /// How long a server may put the parts of a large object together without a word.
 const COMPLETION: Duration = Duration::from_secs(15 * 60);
 
+/// How often it is looked whether requests have ended.
+const LOOK: Duration = Duration::from_millis(20);
 /// The header with the checksum that we send, and that servers which check it repeat.
 const CHECKSUM: &str = "x-amz-checksum-crc32c";
 /// What is said of an answer that does not fit; `Trouble` knows it by its code.
@@ -36,17 +38,47 @@ const OTHER_BYTES: &str = "code: \"BadDigest\", the server's ETag is not that of
 pub(crate) struct Transport {
     inner: ReqwestTransport,
     patience: Duration,
-    asked_to_publish: Arc<AtomicBool>,
+    seen: Arc<Seen>,
 }
 
-/// Whether a request that can make an object visible was sent.
+#[derive(Debug, Default)]
+struct Seen {
+    publications: AtomicUsize,
+    under_way: AtomicUsize,
+}
+
+/// What requests one upload has sent.
 #[derive(Debug, Clone)]
-pub(crate) struct Witness(Arc<AtomicBool>);
+pub(crate) struct Witness(Arc<Seen>);
 
 impl Witness {
-    /// Whether one was sent, with or without an answer.
-    pub(crate) fn asked_to_publish(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+    /// How many requests were sent that can make the object visible, with or without an answer.
+    pub(crate) fn publications(&self) -> usize {
+        self.0.publications.load(Ordering::SeqCst)
+    }
+
+    /// Waits until no request is under way, but not longer than `limit`.
+    pub(crate) async fn quiet(&self, limit: Duration) {
+        let until = tokio::time::Instant::now() + limit;
+        while self.0.under_way.load(Ordering::SeqCst) > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Counts a request for as long as it is alive.
+struct UnderWay(Arc<Seen>);
+
+impl UnderWay {
+    fn new(seen: &Arc<Seen>) -> Self {
+        seen.under_way.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(seen))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -75,14 +107,14 @@ impl Transport {
                 .with_hint("check ca_file and the system's certificates")
                 .with_source(error)
         })?;
-        Ok(Self { inner: ReqwestTransport::new(client), patience, asked_to_publish: Arc::default() })
+        Ok(Self { inner: ReqwestTransport::new(client), patience, seen: Arc::default() })
     }
 
     /// The same connections, with a witness of their own for one upload.
     pub(crate) fn witnessed(&self) -> (Self, Witness) {
-        let asked_to_publish = Arc::default();
-        let transport = Self { asked_to_publish: Arc::clone(&asked_to_publish), ..self.clone() };
-        (transport, Witness(asked_to_publish))
+        let seen = Arc::default();
+        let transport = Self { seen: Arc::clone(&seen), ..self.clone() };
+        (transport, Witness(seen))
     }
 
     fn limit(&self, request: &Request<Buffer>) -> Duration {
@@ -106,8 +138,9 @@ impl HttpTransport for Transport {
         let limit = self.limit(&request);
         let operation = operation(&request);
         if matches!(operation, "PutObject" | "CompleteMultipartUpload") {
-            self.asked_to_publish.store(true, Ordering::SeqCst);
+            self.seen.publications.fetch_add(1, Ordering::SeqCst);
         }
+        let _under_way = UnderWay::new(&self.seen);
         let sent = matches!(operation, "PutObject" | "UploadPart")
             .then(|| (request.headers().get(CHECKSUM).cloned(), request.body().clone()));
         let response = match tokio::time::timeout(limit, self.inner.fetch(request)).await {

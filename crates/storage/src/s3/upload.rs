@@ -232,7 +232,7 @@ impl Worker {
         self.part.take();
         // The writer keeps the first part back until there is a second.
         if self.parts > 1 {
-            settle::abort(&mut self.writer, &self.subject).await;
+            settle::abort(&mut self.writer, &self.witness, &self.subject).await;
         }
     }
 }

@@ -22,6 +22,7 @@ struct Run {
     direct: Opened,
     harmed: Vec<String>,
     prefix: String,
+    proxy: Proxy,
 }
 
 async fn upload(server: &Server, bytes: &[u8], plan: Plan) -> Run {
@@ -32,7 +33,7 @@ async fn upload(server: &Server, bytes: &[u8], plan: Plan) -> Run {
     let direct = storage::open(&server.config_at(&prefix, SMALL_PARTS)).unwrap();
     let chunks: Vec<&[u8]> = bytes.chunks(1 << 20).collect();
     let done = put(opened.sink.as_ref(), &key(), &chunks).await.map(drop);
-    Run { done, direct, harmed: proxy.harmed(), prefix }
+    Run { done, direct, harmed: proxy.harmed(), prefix, proxy }
 }
 
 impl Run {
@@ -167,6 +168,26 @@ async fn a_lost_answer_to_the_commit_is_settled_by_looking() {
     }
 }
 
+/// A key that may write and nothing else can store, and is told when a name is taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_may_only_write_can_store() {
+    let server = s3s();
+    let blind = Plan { what: "HEAD", at: 0, times: usize::MAX, harm: Harm::Deny };
+    let large = noise(LARGE, 9);
+    for bytes in [&large[..], b"small"] {
+        let run = upload(&server, bytes, blind).await;
+        run.done.as_ref().unwrap();
+        assert!(run.visible(bytes).await);
+        if bytes == b"small" {
+            let opened =
+                storage::open(&server.through(run.proxy.endpoint.clone()).config_at(&run.prefix, ""));
+            let second = put(opened.unwrap().sink.as_ref(), &key(), &[b"other"]).await;
+            assert_eq!(second.unwrap_err().kind(), ErrorKind::Conflict);
+            assert!(run.visible(bytes).await);
+        }
+    }
+}
+
 /// The same where the request itself never arrived: the upload is aborted, and nothing is left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_never_arrives_is_aborted() {
@@ -189,7 +210,7 @@ async fn a_part_that_never_arrives_is_aborted() {
     assert_eq!(run.done.as_ref().unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(!run.visible(&bytes).await);
     let tomorrow = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    run.proxy.answered("DELETE", 1).await;
     assert_eq!(run.direct.remover.sweep_unfinished(tomorrow).await.unwrap().uploads, 0);
 }
 

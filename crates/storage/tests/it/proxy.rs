@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,6 +26,8 @@ pub(crate) enum Harm {
     CutAnswer,
     /// Half of the answer comes back, and the connection ends only when [`Proxy::release`] is called.
     HoldAnswer,
+    /// The answer is 403, and the server sees nothing.
+    Deny,
     /// One bit of the body changes on the way to the server.
     FlipBit,
 }
@@ -53,6 +56,7 @@ struct State {
     plan: Plan,
     seen: AtomicUsize,
     harmed: Mutex<Vec<String>>,
+    answered: Mutex<Vec<String>>,
     release: Notify,
 }
 
@@ -66,6 +70,7 @@ impl Proxy {
             plan,
             seen: AtomicUsize::new(0),
             harmed: Mutex::default(),
+            answered: Mutex::default(),
             release: Notify::new(),
         });
         let shared = Arc::clone(&state);
@@ -89,10 +94,29 @@ impl Proxy {
         self.state.seen.load(Ordering::SeqCst)
     }
 
+    /// Waits until `times` requests whose first line contains `what` were answered.
+    pub(crate) async fn answered(&self, what: &str, times: usize) {
+        let count = || self.state.answered.lock().unwrap().iter().filter(|line| line.contains(what)).count();
+        let waiting = async {
+            while count() < times {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        // Only so that a defect ends the test.
+        tokio::time::timeout(Duration::from_secs(60), waiting)
+            .await
+            .unwrap_or_else(|_| panic!("{:#?}", self.state.answered.lock().unwrap()));
+    }
+
     /// Lets a held answer end.
     pub(crate) fn release(&self) {
         self.state.release.notify_one();
     }
+}
+
+impl Plan {
+    /// Only watches.
+    pub(crate) const HARMLESS: Self = Self { what: "", at: 0, times: 0, harm: Harm::Refuse };
 }
 
 impl Drop for Proxy {
@@ -120,6 +144,12 @@ impl State {
         let harm = self.harm(&line);
         if harm == Some(Harm::Refuse) {
             return Ok(());
+        }
+        if harm == Some(Harm::Deny) {
+            client
+                .write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                .await?;
+            return client.shutdown().await;
         }
         let len: usize = head
             .lines()
@@ -156,7 +186,10 @@ impl State {
                 client.write_all(&answer[..answer.len() / 2]).await?;
                 self.release.notified().await;
             }
-            _ => client.write_all(&answer).await?,
+            _ => {
+                client.write_all(&answer).await?;
+                self.answered.lock().unwrap().push(line);
+            }
         }
         client.shutdown().await
     }

@@ -8,6 +8,7 @@ use backup_core::{ErrorKind, ObjectKey};
 use jiff::{SignedDuration, Timestamp};
 use storage::{Credentials, Opened, StorageConfig};
 
+use crate::proxy::{Plan, Proxy};
 use crate::servers::{impatient, rgw, s3s};
 
 /// Enough for three parts of 5 MiB, the last of them short.
@@ -153,18 +154,24 @@ async fn incident_67_leftovers_of_an_interrupted_upload_are_swept() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropped_and_aborted_uploads_are_gone_at_the_server_too() {
-    let opened = rgw().open(SMALL_PARTS);
-    for (n, dropped) in [(0, true), (1, false)] {
-        let mut upload = opened.sink.begin(&key(&format!("x/{n}")), None).await.unwrap();
+    for dropped in [true, false] {
+        let server = rgw();
+        let proxy = Proxy::start(&server.endpoint, Plan::HARMLESS).await;
+        let opened = server.through(proxy.endpoint.clone()).open(SMALL_PARTS);
+        let mut upload = opened.sink.begin(&key("db/object"), None).await.unwrap();
         for chunk in noise(LARGE, 3).chunks(1 << 20) {
             upload.write(bytes::Bytes::copy_from_slice(chunk)).await.unwrap();
         }
-        if dropped { drop(upload) } else { upload.abort().await.unwrap() }
+        if dropped {
+            drop(upload);
+        } else {
+            upload.abort().await.unwrap();
+        }
+        // A dropped upload is aborted behind our back.
+        proxy.answered("DELETE", 1).await;
+        let tomorrow = Timestamp::now() + SignedDuration::from_hours(24);
+        assert_eq!(opened.remover.sweep_unfinished(tomorrow).await.unwrap().uploads, 0);
     }
-    // A dropped upload is aborted behind our back.
-    let tomorrow = Timestamp::now() + SignedDuration::from_hours(24);
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    assert_eq!(opened.remover.sweep_unfinished(tomorrow).await.unwrap().uploads, 0);
 }
 
 #[tokio::test]
