@@ -1,5 +1,9 @@
 //! What the measurements share: rows that look like a database's, and a place that keeps nothing.
 
+#[cfg(test)]
+#[path = "../../examples/embed.rs"]
+#[allow(dead_code)] // its main is only for people
+mod embed;
 pub mod through;
 
 use std::fmt;
@@ -172,5 +176,42 @@ impl Upload for NullUpload {
 
     async fn abort(self: Box<Self>) -> Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use backup_core::{Context, SourceName, pipeline};
+    use envelope_crypto::sign::SigningKey;
+    use envelope_crypto::trust::UnsignedOrigin;
+    use envelope_crypto::{EnvelopeDecryptor, EnvelopeEncryptor, NoneRecipient, OpenOptions, SealOptions};
+
+    use super::*;
+
+    #[test]
+    fn rows_are_of_the_length_asked_for_and_always_the_same() {
+        for len in [0, 1, 100_000] {
+            let rows = rows(len);
+            assert_eq!((rows.len(), &rows), (len, &super::rows(len)));
+        }
+        assert_ne!(rows(1000)[..500], rows(1000)[500..]);
+    }
+
+    #[tokio::test]
+    async fn the_embedding_example_backs_up_what_it_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = || storage::open(&storage::StorageConfig::local(folder.path())).unwrap();
+        let recipients: Vec<Arc<dyn envelope_crypto::Recipient>> = vec![Arc::new(NoneRecipient)];
+        let encryptor = EnvelopeEncryptor::new(recipients, SealOptions::default()).unwrap();
+        let done = embed::back_up(place(), encryptor, SigningKey::generate().unwrap()).await.unwrap();
+
+        let at = done.manifest.backup();
+        assert_eq!(at.source, "notes".parse::<SourceName>().unwrap());
+        let decryptor = EnvelopeDecryptor::new(Vec::new(), OpenOptions::default());
+        let (cx, source) = (Context::new(), place().source);
+        let opened = pipeline::open(&cx, source.as_ref(), &UnsignedOrigin, &decryptor, &at).await.unwrap();
+        assert_eq!(backup_core::testing::collect(opened.dump.bytes).await.unwrap(), "milk and bread\n");
     }
 }
