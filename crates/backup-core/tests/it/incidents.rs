@@ -14,12 +14,12 @@ fn named(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn tests_below(folder: &Path, found: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+    for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("a folder entry")) {
         let path = entry.path();
         if path.is_dir() {
             tests_below(&path, found);
         } else if path.extension().is_some_and(|e| e == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
+            let text = std::fs::read_to_string(&path).expect("a source file");
             let functions = text.lines().filter(|line| line.trim_start().contains("fn incident_"));
             found.extend(functions.flat_map(named).map(str::to_owned));
         }
