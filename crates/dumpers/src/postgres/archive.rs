@@ -13,6 +13,8 @@ use super::names::qualified;
 
 /// The longest single entry of the table of contents, such as a view with its text.
 const ENTRY_MAX: usize = 64 * 1024 * 1024;
+/// A beginning shorter than this is looked at whenever more bytes came.
+const RETRY_FREE: usize = 1024 * 1024;
 /// The most entries: a database with millions of large objects of the older versions has as many.
 const ENTRIES_MAX: i64 = 16 * 1024 * 1024;
 /// Bytes of names that are kept.
@@ -69,13 +71,24 @@ pub struct ArchiveParser {
     state: State,
     /// The beginning of something whose end has not come yet; below [`ENTRY_MAX`] and one push.
     pending: Vec<u8>,
+    /// How long that must be before it is looked at again.
+    retry_at: usize,
     minor: u8,
     off_size: u8,
     contents: ArchiveContents,
     names_len: usize,
-    /// Entries with data, and whether their block was seen.
-    blocks: HashMap<i64, bool>,
+    /// Entries with data.
+    blocks: HashMap<i64, Block>,
     missing: usize,
+    /// The table whose data came last, by its place among the tables.
+    current: Option<usize>,
+}
+
+/// An entry with data: whether that was seen, and which table it is of.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    seen: bool,
+    table: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,12 +123,14 @@ impl ArchiveParser {
         Self {
             state: State::Head,
             pending: Vec::new(),
+            retry_at: 0,
             minor: 0,
             off_size: 0,
             contents: ArchiveContents::default(),
             names_len: 0,
             blocks: HashMap::new(),
             missing: 0,
+            current: None,
         }
     }
 
@@ -125,14 +140,10 @@ impl ArchiveParser {
     /// What is wrong with them; every later call fails too.
     pub fn push(&mut self, input: &[u8]) -> Result<(), ArchiveError> {
         let outcome = if self.pending.is_empty() {
-            self.walk(input).map(|used| self.pending.extend_from_slice(&input[used..]))
+            self.walk(input).map(|used| self.keep_pending(input[used..].to_vec()))
         } else {
-            let mut joined = std::mem::take(&mut self.pending);
-            joined.extend_from_slice(input);
-            self.walk(&joined).map(|used| {
-                joined.drain(..used);
-                self.pending = joined;
-            })
+            self.pending.extend_from_slice(input);
+            if self.pending.len() < self.retry_at { Ok(()) } else { self.walk_pending() }
         };
         let outcome = match outcome {
             Ok(()) if self.pending.len() > ENTRY_MAX => Err(ArchiveError::Limit("entry")),
@@ -158,7 +169,10 @@ impl ArchiveParser {
     ///
     /// # Errors
     /// `Truncated` where something promised is not there.
-    pub fn finish(self) -> Result<ArchiveContents, ArchiveError> {
+    pub fn finish(mut self) -> Result<ArchiveContents, ArchiveError> {
+        if !self.pending.is_empty() {
+            self.walk_pending()?;
+        }
         let what = match self.state {
             State::Head => "it ends within its header",
             State::Entry { .. } => "it ends within its table of contents",
@@ -169,6 +183,28 @@ impl ArchiveParser {
             State::Block => return Ok(self.contents),
         };
         Err(ArchiveError::Truncated(what))
+    }
+
+    /// The table whose data came last, qualified as in [`ArchiveContents::tables`].
+    #[must_use]
+    pub fn current_table(&self) -> Option<&str> {
+        self.contents.tables.get(self.current?).map(String::as_str)
+    }
+
+    fn walk_pending(&mut self) -> Result<(), ArchiveError> {
+        let mut pending = std::mem::take(&mut self.pending);
+        let used = self.walk(&pending)?;
+        pending.drain(..used);
+        self.keep_pending(pending);
+        Ok(())
+    }
+
+    /// A beginning is read again from its first byte; a long one only after it has grown by a
+    /// quarter, so that the work stays in proportion to the bytes.
+    fn keep_pending(&mut self, pending: Vec<u8>) {
+        let len = pending.len();
+        self.retry_at = if len < RETRY_FREE { 0 } else { (len + len / 4).min(ENTRY_MAX) };
+        self.pending = pending;
     }
 
     /// Reads as far as the bytes go; gives how many were used.
@@ -282,17 +318,19 @@ impl ArchiveParser {
 
     fn keep(&mut self, entry: &Entry<'_>) -> Result<(), ArchiveError> {
         let description = entry.description.unwrap_or_default();
+        let mut table = None;
+        if description == b"TABLE DATA" {
+            let name =
+                qualified(&name(entry.namespace)?.unwrap_or_default(), &name(entry.tag)?.unwrap_or_default());
+            self.count(name.len())?;
+            table = Some(self.contents.tables.len());
+            self.contents.tables.push(name);
+        }
         if entry.has_data {
-            if self.blocks.insert(entry.id, false).is_some() {
+            if self.blocks.insert(entry.id, Block { seen: false, table }).is_some() {
                 return Err(ArchiveError::Field("entry number"));
             }
             self.missing += 1;
-        }
-        if description == b"TABLE DATA" {
-            let table =
-                qualified(&name(entry.namespace)?.unwrap_or_default(), &name(entry.tag)?.unwrap_or_default());
-            self.count(table.len())?;
-            self.contents.tables.push(table);
         }
         if let Some(owner) = name(entry.owner)?.filter(|owner| !owner.is_empty()) {
             self.add_role(owner)?;
@@ -338,7 +376,10 @@ impl ArchiveParser {
             _ => return Err(ArchiveError::Field("block type")),
         };
         match self.blocks.get_mut(&id) {
-            Some(seen) if !*seen => *seen = true,
+            Some(block) if !block.seen => {
+                block.seen = true;
+                self.current = block.table;
+            }
             _ => return Err(ArchiveError::Block(id)),
         }
         self.missing -= 1;
@@ -590,6 +631,38 @@ mod tests {
         let mut garbage = archive(14);
         garbage.push(b'x');
         assert_eq!(parse(&garbage, 64), Err(ArchiveError::Field("block type")));
+    }
+
+    #[test]
+    fn the_table_under_way_is_known() {
+        let bytes = archive(14);
+        let mut parser = ArchiveParser::new();
+        let mut seen = Vec::new();
+        for byte in &bytes {
+            parser.push(&[*byte]).unwrap();
+            let table = parser.current_table().map(str::to_owned);
+            if seen.last() != Some(&table) {
+                seen.push(table);
+            }
+        }
+        assert_eq!(seen, [None, Some("public.\"T x\"".to_owned()), None]);
+    }
+
+    #[test]
+    fn a_long_entry_costs_in_proportion_to_its_length() {
+        let view = "x".repeat(8 * 1024 * 1024);
+        let mut dependencies = Writer::default().head(14, 2).entry(14, 1, "VIEW", "v", &view, false);
+        // An entry of many small fields is the dearest to read again.
+        dependencies = dependencies.int(2).int(0).text("0").text("0").text("v").text("VIEW").int(2);
+        dependencies = dependencies.text("").text("").absent().text("public").absent().text("");
+        dependencies = dependencies.text("owner").text("false");
+        dependencies = (0..1_000_000).fold(dependencies, |entry, _| entry.int(1).bytes(b"7"));
+        let bytes = dependencies.absent().bytes(&[3]).bytes(&[0; 8]).0;
+        let mut parser = ArchiveParser::new();
+        for chunk in bytes.chunks(8 * 1024) {
+            parser.push(chunk).unwrap();
+        }
+        assert_eq!(parser.finish().unwrap().roles.len(), 1);
     }
 
     #[test]

@@ -199,7 +199,7 @@ impl Dumper for PostgresDumper {
             let what = format!("pg_dump ended well, but its archive is broken: {error}");
             Error::new(ErrorKind::Tool, &*subject, what).at(Stage::Dump).with_source(error)
         };
-        let bytes = parsed(output.into_bytes(convert, || ()), refuse, move |contents| {
+        let bytes = parsed(cx, output.into_bytes(convert, || ()), refuse, move |contents| {
             settler.settle(DumpReport { tables: contents.tables, ..facts });
         });
         Ok(Dump { format: DumpFormat::new(PG_CUSTOM), bytes, report })

@@ -39,6 +39,12 @@ pub enum PostgresError {
     /// The server answered something that is not understood.
     #[error("an answer of the server was not understood: {0}")]
     Answer(String),
+    /// The last step of a restore was sent and its answer is lost.
+    #[error("the database may or may not have its name: {0}")]
+    Unsettled(String),
+    /// The dump is of a newer kind than the program for this server reads.
+    #[error("the dump is newer than what fits this server: {0}")]
+    DumpTooNew(String),
     /// The target database exists.
     #[error("the database already exists")]
     Exists,
@@ -69,6 +75,9 @@ impl PostgresError {
         }
         if said.contains("FATAL:  database \"") && has(&["\" does not exist"]) {
             return Self::NoDatabase(line());
+        }
+        if said.contains("unsupported version (") {
+            return Self::DumpTooNew(line());
         }
         if has(&["No space left on device", "could not extend file"]) {
             return Self::Full(line());
@@ -116,6 +125,12 @@ impl PostgresError {
                 (ErrorKind::Unsupported, format!("install postgresql-client-{}", server.major()))
             }
             Self::Answer(_) => (ErrorKind::Unsupported, "check that it is a PostgreSQL server".to_owned()),
+            Self::Unsettled(_) => {
+                (ErrorKind::Uncertain, "look whether the database exists before trying again".to_owned())
+            }
+            Self::DumpTooNew(_) => {
+                (ErrorKind::Unsupported, "restore to a server as new as the one that was dumped".to_owned())
+            }
             Self::Exists => {
                 (ErrorKind::Conflict, "choose a new name, or allow restoring into what exists".to_owned())
             }

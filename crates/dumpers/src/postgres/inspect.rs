@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteStream, Context, DumpFormat, Error, ErrorKind, Inspection, Inspector, Plain, Result, Stage,
+    ByteStream, Context, DumpFormat, Error, ErrorKind, Event, Inspection, Inspector, Plain, Result, Stage,
 };
 
 use super::PG_CUSTOM;
@@ -10,12 +10,16 @@ use super::archive::{ArchiveContents, ArchiveError, ArchiveParser};
 
 /// The same bytes, with a clean end only where the archive ends: damage goes through `refuse`,
 /// `at_end` is told the contents just before the clean end.
+///
+/// The progress of the run is told each table whose data begins.
 pub(super) fn parsed(
+    cx: &Context,
     bytes: ByteStream<Plain>,
     refuse: impl Fn(ArchiveError) -> Error + Send + 'static,
     at_end: impl FnOnce(ArchiveContents) + Send + 'static,
 ) -> ByteStream<Plain> {
-    let state = Some((bytes, ArchiveParser::new(), refuse, at_end));
+    let parser = Tables { parser: ArchiveParser::new(), cx: cx.clone(), told: None };
+    let state = Some((bytes, parser, refuse, at_end));
     ByteStream::new(futures::stream::unfold(state, async |state| {
         let (mut bytes, mut parser, refuse, at_end) = state?;
         match bytes.next().await {
@@ -24,7 +28,7 @@ pub(super) fn parsed(
                 Err(error) => Some((Err(refuse(error)), None)),
             },
             Some(Err(error)) => Some((Err(error), None)),
-            None => match parser.finish() {
+            None => match parser.parser.finish() {
                 Ok(contents) => {
                     at_end(contents);
                     None
@@ -33,6 +37,25 @@ pub(super) fn parsed(
             },
         }
     }))
+}
+
+/// A parser that tells where it is.
+struct Tables {
+    parser: ArchiveParser,
+    cx: Context,
+    told: Option<String>,
+}
+
+impl Tables {
+    fn push(&mut self, chunk: &[u8]) -> Result<(), ArchiveError> {
+        self.parser.push(chunk)?;
+        let table = self.parser.current_table();
+        if let Some(table) = table.filter(|table| self.told.as_deref() != Some(table)) {
+            self.cx.report(Event::Table(table));
+            self.told = Some(table.to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// The port's error for an archive that is not whole.

@@ -201,7 +201,7 @@ impl Restorer for PostgresRestorer {
         let client = self.client(cx, &looked).await.map_err(|error| self.fail(error))?;
         let mut warnings = Vec::new();
         let no_owner = self.leaves_owners_out(&looked, &head, &mut warnings);
-        let bytes = parsed(bytes, |error| not_whole(error).at(Stage::Restore), drop);
+        let bytes = parsed(cx, bytes, |error| not_whole(error).at(Stage::Restore), drop);
 
         if looked.exists {
             if plan.detail("exists") != Some("yes") {
@@ -323,19 +323,44 @@ impl PostgresRestorer {
     async fn hand_over(&self, cx: &Context, psql: &Psql, draft: &str) -> Result<(), PostgresError> {
         let rename = format!("ALTER DATABASE {} RENAME TO {};", identifier(draft), identifier(&self.target));
         // The server may need a moment to end the session of the program that has just ended.
-        for _ in 0..20 {
+        let mut tries = 20;
+        let outcome = loop {
             match psql.run(cx, &rename).await {
-                Err(PostgresError::Tool(error)) if error.stderr().contains("already exists") => {
-                    return Err(PostgresError::Exists);
-                }
-                Err(PostgresError::Tool(error)) if error.stderr().contains("is being accessed") => {
+                Err(PostgresError::Tool(error))
+                    if error.stderr().contains("is being accessed") && tries > 0 =>
+                {
+                    tries -= 1;
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
-                other => return other.map(drop),
+                outcome => break outcome.map(drop),
             }
+        };
+        match outcome {
+            Err(PostgresError::Tool(error)) if error.stderr().contains("already exists") => {
+                Err(PostgresError::Exists)
+            }
+            // The answer may be lost while the rename happened: look.
+            Err(error @ (PostgresError::Unreachable(_) | PostgresError::Tool(_))) => {
+                match handed_over(psql, draft, &self.target).await {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(error),
+                    Err(_) => Err(PostgresError::Unsettled(error.to_string())),
+                }
+            }
+            outcome => outcome,
         }
-        psql.run(cx, &rename).await.map(drop)
     }
+}
+
+/// Whether the temporary database has become the target.
+async fn handed_over(psql: &Psql, draft: &str, target: &str) -> Result<bool, PostgresError> {
+    let sql = format!(
+        "SELECT to_json(EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = {}) AND NOT EXISTS \
+         (SELECT FROM pg_catalog.pg_database WHERE datname = {}));",
+        literal(target),
+        literal(draft)
+    );
+    psql.ask(&Context::new(), &sql).await
 }
 
 /// Drops the temporary database, whoever is still in it.
@@ -404,8 +429,9 @@ impl Head {
                 chunk = bytes.next() => chunk,
             };
             let Some(chunk) = chunk else {
-                let error = parser.finish().err().unwrap_or(super::ArchiveError::NotAnArchive);
-                return Err(not_whole(error).at(Stage::Restore));
+                let contents = parser.finish().map_err(|error| not_whole(error).at(Stage::Restore))?;
+                let held = futures::stream::iter(held.into_iter().map(Ok));
+                return Ok((Self { contents: Some(contents) }, ByteStream::new(held)));
             };
             let chunk = chunk?;
             parser.push(&chunk).map_err(|error| not_whole(error).at(Stage::Restore))?;

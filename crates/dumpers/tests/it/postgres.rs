@@ -296,7 +296,10 @@ async fn truncated_archives_are_found_by_reading_them() {
 async fn a_newer_server_is_served_by_its_own_programs() {
     let server = Server::newer();
     let source = server.database("newer");
-    source.sql("CREATE TABLE t AS SELECT i, md5(i::text) AS x FROM generate_series(1, 500) i");
+    source.sql(
+        "CREATE TABLE t AS SELECT i, md5(i::text) AS x FROM generate_series(1, 500) i; ANALYZE; \
+         CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM t; SELECT lo_from_bytea(11, 'large');",
+    );
     let dumper = PostgresDumper::new(&source.config()).unwrap();
     let dump = dumper.dump(&Context::new(), &Selection::default()).await.unwrap();
     let whole = collect(dump.bytes).await.unwrap();
@@ -305,8 +308,13 @@ async fn a_newer_server_is_served_by_its_own_programs() {
     assert_eq!(report.tables, ["public.t"]);
     let target = server.free_name("newer_back");
     restore(&target.config(), &whole, false).await.unwrap();
-    let sum = "SELECT md5(string_agg(t::text, '' ORDER BY i)) FROM t";
+    let sum = "SELECT md5(string_agg(t::text, '' ORDER BY i)) FROM t; TABLE m; SELECT lo_get(11)";
     assert_eq!(target.sql(sum), source.sql(sum));
+
+    let older = Server::current().free_name("newer_to_older");
+    let error = restore(&older.config(), &whole, false).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(older.server.databases(&older.name).is_empty());
 }
 
 #[tokio::test]
