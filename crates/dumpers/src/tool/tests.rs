@@ -302,6 +302,26 @@ async fn a_program_that_stops_reading_fails_the_run() {
 }
 
 #[tokio::test]
+async fn a_dropped_feed_never_looks_ended() {
+    let (folder, file) = place();
+    let started = folder.path().join("pid");
+    let script = format!(
+        "trap '' TERM; echo $$ >{0}.new; mv {0}.new {0}; cat >/dev/null; touch {1}",
+        started.display(),
+        file.display()
+    );
+    let endless = futures::StreamExt::chain(chunks(vec![Ok(b"abc")]), futures::stream::pending());
+    let fed = pour(&script, HASTY, ByteStream::new(endless));
+    tokio::select! {
+        outcome = fed => panic!("an endless stream ended: {outcome:?}"),
+        () = until("the start of the program", || started.exists()) => {}
+    }
+    let pid = first_line(&std::fs::read(&started).unwrap());
+    until("the end of the program", || !Path::new(&format!("/proc/{pid}")).exists()).await;
+    assert!(!file.exists(), "the program saw the end of a dump that was given up");
+}
+
+#[tokio::test]
 async fn a_cancelled_feed_stops_the_program() {
     let (_folder, file) = place();
     let cancel = CancelToken::new();
