@@ -20,7 +20,16 @@ pub(crate) struct Output {
 #[derive(Debug)]
 enum Inner {
     File { file: File, temporary: PathBuf, path: PathBuf, force: bool },
-    Stdout(File),
+    Stdout { file: File, terminal: bool },
+}
+
+/// What a person at a terminal would be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Never fit for a terminal.
+    Sealed,
+    /// Fit for a terminal if it is text.
+    Plain,
 }
 
 impl Output {
@@ -28,20 +37,16 @@ impl Output {
     ///
     /// # Errors
     /// `Conflict` when the file is there, `Config` when binary would go to a terminal.
-    pub(crate) fn open(path: Option<&Path>, force: bool) -> Result<Self> {
+    pub(crate) fn open(path: Option<&Path>, force: bool, content: Content) -> Result<Self> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else {
-            if io::stdout().is_terminal() {
-                return Err(Error::new(
-                    ErrorKind::Config,
-                    "standard output",
-                    "binary data would go to the terminal",
-                )
-                .with_hint("redirect it, pipe it on, or name a file with -o"));
+            let terminal = io::stdout().is_terminal();
+            if terminal && content == Content::Sealed {
+                return Err(binary());
             }
             // The descriptor itself: the standard library's stdout looks for line ends in every chunk.
             let stdout = io::stdout().as_fd().try_clone_to_owned();
             let stdout = stdout.map_err(|e| io_error("standard output".as_ref(), "open", e))?;
-            return Ok(Self { inner: Inner::Stdout(File::from(stdout)) });
+            return Ok(Self { inner: Inner::Stdout { file: File::from(stdout), terminal } });
         };
         match path.symlink_metadata() {
             Ok(_) if !force => return Err(exists(path)),
@@ -71,6 +76,11 @@ impl Output {
         Ok(Self { inner: Inner::File { file, temporary, path: path.to_owned(), force } })
     }
 
+    /// Whether a person sees the bytes, so that nothing else may be drawn between them.
+    pub(crate) fn is_terminal(&self) -> bool {
+        matches!(self.inner, Inner::Stdout { terminal: true, .. })
+    }
+
     /// Writes every chunk to the clean end and publishes; answers the number of bytes. On any error
     /// no file appears, and what went to stdout is not whole.
     pub(crate) async fn take<Kind>(mut self, cx: &Context, mut bytes: ByteStream<Kind>) -> Outcome<u64> {
@@ -90,7 +100,13 @@ impl Output {
         // opening workers have threads of their own.
         let (written, path) = match &mut self.inner {
             Inner::File { file, path, .. } => (file.write_all(chunk), path.as_path()),
-            Inner::Stdout(file) => (file.write_all(chunk), Path::new("standard output")),
+            Inner::Stdout { file, terminal } => {
+                // The beginning decides: a later chunk may begin within a character.
+                if std::mem::take(terminal) && !is_text(chunk) {
+                    return Err(binary().into());
+                }
+                (file.write_all(chunk), Path::new("standard output"))
+            }
         };
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ClosedPipe),
@@ -129,6 +145,23 @@ impl Drop for Output {
     }
 }
 
+fn binary() -> Error {
+    Error::new(ErrorKind::Config, "standard output", "binary data would go to the terminal")
+        .with_hint("redirect it, pipe it on, or name a file with -o")
+}
+
+/// UTF-8, perhaps cut within its last character, without control characters but white space.
+fn is_text(chunk: &[u8]) -> bool {
+    let valid = match std::str::from_utf8(chunk) {
+        Ok(text) => text,
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&chunk[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    !valid.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
+}
+
 fn exists(path: &Path) -> Error {
     Error::new(ErrorKind::Conflict, path.display().to_string(), "is there already and is not replaced")
         .with_hint("choose another name, or pass --force to replace it")
@@ -139,6 +172,17 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
+    #[test]
+    fn text_may_be_shown_and_nothing_else() {
+        for text in ["", "a\n\tb\r\n", "ünïcödé 漢字"] {
+            assert!(is_text(text.as_bytes()), "{text}");
+        }
+        assert!(is_text(&"漢".as_bytes()[..2]), "cut within a character");
+        for binary in [&b"a\0b"[..], b"\x1b[31m", b"\xff\xfe", b"\x80"] {
+            assert!(!is_text(binary), "{binary:?}");
+        }
+    }
+
     fn names(folder: &Path) -> Vec<String> {
         std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
     }
@@ -148,7 +192,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         let items = vec![Ok(Bytes::from_static(b"a")), Err(Error::new(ErrorKind::Integrity, "x", "bad"))];
-        let output = Output::open(Some(&path), false).unwrap();
+        let output = Output::open(Some(&path), false, Content::Plain).unwrap();
         let failure = output.take(&Context::new(), ByteStream::new(futures::stream::iter(items))).await;
         assert_eq!(failure.unwrap_err().kind(), ErrorKind::Integrity);
         assert_eq!(names(folder.path()), Vec::<String>::new());
@@ -159,12 +203,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         let cx = Context::new();
-        let first = Output::open(Some(&path), false).unwrap();
-        let racing = Output::open(Some(&folder.path().join("other")), false).unwrap();
+        let first = Output::open(Some(&path), false, Content::Plain).unwrap();
+        let racing = Output::open(Some(&folder.path().join("other")), false, Content::Plain).unwrap();
         assert_eq!(first.take(&cx, ByteStream::once("one")).await.unwrap(), 3);
         assert_eq!(racing.take(&cx, ByteStream::once("two")).await.unwrap(), 3);
-        assert_eq!(Output::open(Some(&path), false).unwrap_err().kind(), ErrorKind::Conflict);
-        let forced = Output::open(Some(&path), true).unwrap();
+        assert_eq!(Output::open(Some(&path), false, Content::Plain).unwrap_err().kind(), ErrorKind::Conflict);
+        let forced = Output::open(Some(&path), true, Content::Plain).unwrap();
         forced.take(&cx, ByteStream::once("three")).await.unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"three");
         assert_eq!(names(folder.path()).len(), 2);

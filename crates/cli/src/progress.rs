@@ -25,9 +25,9 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
-    /// A bar for one run.
-    pub(crate) fn new(printer: &Printer) -> Self {
-        let bar = printer.bars().map(|bars| {
+    /// A bar for one run, `drawn` where there is a terminal.
+    pub(crate) fn new(printer: &Printer, drawn: bool) -> Self {
+        let bar = printer.bars().filter(|_| drawn).map(|bars| {
             let bar = bars.add(ProgressBar::new_spinner());
             bar.set_style(style(UNKNOWN));
             bar.enable_steady_tick(Duration::from_millis(200));

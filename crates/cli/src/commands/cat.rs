@@ -8,7 +8,7 @@ use clap::Args;
 use super::Surroundings;
 use crate::args::{DestinationArgs, IdentityArgs, SecretArgs};
 use crate::failure::Outcome;
-use crate::output::Output;
+use crate::output::{Content, Output};
 use crate::reading::{self, OriginArgs, Reader};
 use crate::settings::Needs;
 use crate::wiring;
@@ -45,11 +45,11 @@ impl Cat {
             ..Needs::default()
         };
         let settings = around.settings(&[&self.destination, &self.identity, &self.secrets], needs)?;
-        let output = Output::open(self.output.as_deref(), self.force)?;
+        let output = Output::open(self.output.as_deref(), self.force, Content::Plain)?;
         let mut reader = Reader::open(&around, &settings, &self.origin).await?;
         let at = reader.select(&around, &settings, &selector).await?;
         let decryptor = reading::decryptor(&around, &settings)?;
-        let (cx, bar) = around.watched();
+        let (cx, bar) = around.watched_beside(&output);
         let source = reader.place.ports.source.as_ref();
         let opened = pipeline::open(&cx, source, reader.trust.as_ref(), decryptor.as_ref(), &at).await?;
         let len = opened.manifest.manifest().source_len;

@@ -19,6 +19,7 @@ use backup_core::Context;
 
 use crate::args::{Command, Sets};
 use crate::failure::{Failure, Outcome};
+use crate::output::Output;
 use crate::printer::Printer;
 use crate::progress::Bar;
 use crate::settings::{Environment, Needs, RawArgs, Settings};
@@ -54,7 +55,16 @@ impl Surroundings {
 
     /// The context with a bar on the terminal, and the bar.
     pub(crate) fn watched(&self) -> (Context, Arc<Bar>) {
-        let bar = Arc::new(Bar::new(&self.printer));
+        self.watch(true)
+    }
+
+    /// As [`Surroundings::watched`], for a command whose output may go to the same terminal.
+    pub(crate) fn watched_beside(&self, output: &Output) -> (Context, Arc<Bar>) {
+        self.watch(!output.is_terminal())
+    }
+
+    fn watch(&self, drawn: bool) -> (Context, Arc<Bar>) {
+        let bar = Arc::new(Bar::new(&self.printer, drawn));
         (self.cx.clone().with_progress(bar.clone()), bar)
     }
 }

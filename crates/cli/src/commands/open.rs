@@ -9,7 +9,7 @@ use super::Surroundings;
 use crate::args::{IdentityArgs, SecretArgs};
 use crate::failure::Outcome;
 use crate::input::Input;
-use crate::output::Output;
+use crate::output::{Content, Output};
 use crate::settings::Needs;
 use crate::{printer, reading, wiring};
 
@@ -37,9 +37,9 @@ impl Open {
         let needs = Needs { identity: true, ..Needs::default() };
         let settings = around.settings(&[&self.identity, &self.secrets], needs)?;
         let input = Input::open(self.file.as_deref())?;
-        let output = Output::open(self.output.as_deref(), self.force)?;
+        let output = Output::open(self.output.as_deref(), self.force, Content::Plain)?;
         let decryptor = reading::decryptor(&around, &settings)?;
-        let (cx, bar) = around.watched();
+        let (cx, bar) = around.watched_beside(&output);
         let opening = Opening { sealed: input.sealed(), expected: Expected::default() };
         let opened = decryptor.open(opening).await?;
         let written = output.take(&cx, wiring::counted(&cx, None, opened.bytes)).await;

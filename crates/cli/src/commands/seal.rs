@@ -9,7 +9,7 @@ use super::Surroundings;
 use crate::args::{SealArgs, SecretArgs};
 use crate::failure::Outcome;
 use crate::input::Input;
-use crate::output::Output;
+use crate::output::{Content, Output};
 use crate::settings::Needs;
 use crate::{keys, wiring};
 
@@ -37,10 +37,10 @@ impl Seal {
         let settings = around.settings(&[&self.seal, &self.secrets], needs)?;
         let recipients = keys::recipients(&settings, &around.printer)?;
         let input = Input::open(self.file.as_deref())?;
-        let output = Output::open(self.output.as_deref(), self.force)?;
+        let output = Output::open(self.output.as_deref(), self.force, Content::Sealed)?;
         let encryptor = wiring::encryptor(&settings, recipients, input.len())?;
         let report = DumpReport { engine: "file".to_owned(), ..DumpReport::default() };
-        let (cx, bar) = around.watched();
+        let (cx, bar) = around.watched_beside(&output);
         let plain = wiring::counted(&cx, input.len(), input.plain());
         let sealing = encryptor.seal(&BackupId::random(), plain, Settled::known(report)).await?;
         let written = output.take(&cx, sealing.bytes).await;
