@@ -317,13 +317,13 @@ fn wrong_and_missing_keys_are_told_apart_only_by_what_is_public() {
         Arc::new(SecretKeyIdentity::from_bytes(zeroize::Zeroizing::new([1; 32]))),
     ];
     let wrong_passphrase: Vec<Arc<dyn Identity>> = vec![Arc::new(PassphraseIdentity::new("wrong").unwrap())];
-    for pair in [rsa(), secret_key(), passphrase(PBKDF2)] {
+    for pair in [rsa(), secret_key(), passphrase(ARGON2ID)] {
         let (file, _) = seal(&[&pair], &options(1), b"secret");
         let open = |ids: &[Arc<dyn Identity>]| open_sync(ids, Expected::default(), &file);
         assert_eq!(open(&[]), (vec![], Err(OpenError::NoRecipient)));
         assert_eq!(open(&other), (vec![], Err(OpenError::NoRecipient)));
     }
-    let (file, _) = seal(&[&passphrase(PBKDF2)], &options(1), b"secret");
+    let (file, _) = seal(&[&passphrase(ARGON2ID)], &options(1), b"secret");
     let outcome = open_sync(&wrong_passphrase, Expected::default(), &file);
     assert_eq!(outcome, (vec![], Err(OpenError::NotAuthentic)));
 }

@@ -208,7 +208,7 @@ fn write_missing_vectors() {
     write("pbkdf2", "a passphrase by PBKDF2", "passphrase.txt", &ok, &sealed(&[&passphrase(PBKDF2)]), &small);
     write("secret-key", "one secret key", "secret.key", &ok, &sealed(&[&secret_key()]), &small);
     write("none", "not encrypted", "none", &ok, &sealed(&[&none()]), &small);
-    let many = sealed(&[&rsa, &passphrase(PBKDF2), &secret_key()]);
+    let many = sealed(&[&rsa, &passphrase(ARGON2ID), &secret_key()]);
     write("many-rsa", "three recipients, by the first", "rsa.pem", &ok, &many, &small);
     write("many-secret-key", "three recipients, by the last", "secret.key", &ok, &many, &small);
     let (stored_file, _) = seal(&[&secret_key()], &stored_options, &small);
@@ -253,7 +253,7 @@ fn write_missing_vectors() {
         recipient: Arc::new(
             envelope_crypto::PassphraseRecipient::with_kdf(
                 envelope_crypto::keys::Passphrase::new(b"another passphrase").unwrap(),
-                PBKDF2,
+                ARGON2ID,
             )
             .unwrap(),
         ),
