@@ -4,19 +4,18 @@
 //! gets the last bytes of the archive only after the verified end of the dump, so it cannot finish
 //! with less.
 
+mod head;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteStream, Context, Dump, DumpFormat, Error, ErrorKind, Plain, RestorePlan, RestoreRequest, Restored,
-    Restorer, Result, Stage,
+    Context, Dump, DumpFormat, Error, ErrorKind, RestorePlan, RestoreRequest, Restored, Restorer, Result,
+    Stage,
 };
-use bytes::Bytes;
-use futures::StreamExt as _;
 use serde::Deserialize;
 
-use super::archive::{ArchiveContents, ArchiveParser};
 use super::config::{Connection, Owners, PostgresConfig};
 use super::error::PostgresError;
 use super::inspect::{not_whole, parsed};
@@ -26,9 +25,8 @@ use super::tools::{Client, fitting, installed};
 use super::{PG_CUSTOM, check_extra_args};
 use crate::command::{unaccepted, waiting};
 use crate::tool::{Places, ToolCommand, ToolVersion, Waiting, feed};
+use head::Head;
 
-/// The most bytes of an archive's beginning that are held to read its table of contents.
-const HEAD_MAX: usize = 16 * 1024 * 1024;
 /// PostgreSQL's names have at most so many bytes.
 const NAME_MAX: usize = 63;
 
@@ -408,40 +406,6 @@ fn random_u32() -> Result<u32> {
         .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
         .map_err(|error| Error::bug(format!("no random numbers: {error}")))?;
     Ok(u32::from_ne_bytes(bytes))
-}
-
-/// The beginning of an archive, held until its table of contents was read.
-struct Head {
-    /// `None` when it is longer than what is held.
-    contents: Option<ArchiveContents>,
-}
-
-impl Head {
-    /// Reads the beginning and gives the whole stream back.
-    async fn read(cx: &Context, mut bytes: ByteStream<Plain>) -> Result<(Self, ByteStream<Plain>)> {
-        let mut parser = ArchiveParser::new();
-        let mut held: Vec<Bytes> = Vec::new();
-        let mut len = 0;
-        while parser.contents().is_none() && len < HEAD_MAX {
-            let chunk = tokio::select! {
-                biased;
-                () = cx.cancel().cancelled() => return Err(Error::cancelled("restore").at(Stage::Restore)),
-                chunk = bytes.next() => chunk,
-            };
-            let Some(chunk) = chunk else {
-                let contents = parser.finish().map_err(|error| not_whole(error).at(Stage::Restore))?;
-                let held = futures::stream::iter(held.into_iter().map(Ok));
-                return Ok((Self { contents: Some(contents) }, ByteStream::new(held)));
-            };
-            let chunk = chunk?;
-            parser.push(&chunk).map_err(|error| not_whole(error).at(Stage::Restore))?;
-            len += chunk.len();
-            held.push(chunk);
-        }
-        let contents = parser.contents().cloned();
-        let held = futures::stream::iter(held.into_iter().map(Ok));
-        Ok((Self { contents }, ByteStream::new(held.chain(bytes))))
-    }
 }
 
 #[cfg(test)]
