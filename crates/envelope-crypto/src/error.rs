@@ -304,3 +304,35 @@ impl From<SealError> for Error {
         Error::new(kind, "sealing", error.to_string()).with_hint(hint).with_source(error).at(Stage::Seal)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_has_its_kind_and_something_to_try() {
+        let table = [
+            (OpenError::NotEnvelope, ErrorKind::Integrity),
+            (OpenError::UnsupportedVersion(2), ErrorKind::Unsupported),
+            (OpenError::HeaderMalformed(HeaderProblem::Suite), ErrorKind::Integrity),
+            (OpenError::NoRecipient, ErrorKind::Denied),
+            (OpenError::NotAuthentic, ErrorKind::Integrity),
+            (OpenError::Block(3), ErrorKind::Integrity),
+            (OpenError::Truncated, ErrorKind::Integrity),
+            (OpenError::Trailer, ErrorKind::Integrity),
+            (OpenError::TrailingBytes, ErrorKind::Integrity),
+            (OpenError::NotTheExpectedObject(Mismatch::Head), ErrorKind::Integrity),
+            (OpenError::OutOfMemory, ErrorKind::Unavailable),
+        ];
+        for (error, kind) in table {
+            let crossed = Error::from(error.clone());
+            assert_eq!((crossed.kind(), crossed.stage()), (kind, Some(Stage::Open)), "{error}");
+            assert!(crossed.hint().is_some_and(|hint| !hint.is_empty()));
+            assert!(format!("{error:?}").starts_with(error.class()));
+        }
+        let refused = Error::from(SealError::SymmetricNotAllowed("passphrase".into()));
+        assert_eq!(refused.kind(), ErrorKind::Config);
+        assert!(refused.to_string().contains("allow_symmetric"));
+        assert_eq!(Error::from(SealError::Internal("x")).kind(), ErrorKind::Bug);
+    }
+}

@@ -115,7 +115,7 @@ async fn threads_end<T>(shared: &Weak<T>) {
 }
 
 #[tokio::test]
-async fn an_error_of_the_source_comes_through_as_it_is_and_makes_no_trailer() {
+async fn incident_04_a_failed_source_comes_through_as_it_is_and_makes_no_trailer() {
     for good in [0, 1, 5, 40] {
         let chunks = (0..good).map(|_| Ok(Bytes::from(vec![2; 50_000])));
         let failed = Err(Error::new(ErrorKind::Tool, "pg_dump", "exited with status 3"));

@@ -327,3 +327,35 @@ fn wrong_and_missing_keys_are_told_apart_only_by_what_is_public() {
     let outcome = open_sync(&wrong_passphrase, Expected::default(), &file);
     assert_eq!(outcome, (vec![], Err(OpenError::NotAuthentic)));
 }
+
+#[test]
+fn an_rsa_stanza_that_was_altered_is_one_error_without_detail() {
+    let pair = rsa();
+    let (file, _) = seal(&[&pair], &options(1), b"secret");
+    let header_len = u32::from_be_bytes(file[10..14].try_into().unwrap()) as usize;
+    let json = std::str::from_utf8(&file[14..14 + header_len]).unwrap();
+    let (before, wrapped) = json.split_once(r#""wrapped_key":""#).unwrap();
+    let (wrapped, after) = wrapped.split_once('"').unwrap();
+    let with = |wrapped: &str| {
+        let json = format!(r#"{before}"wrapped_key":"{wrapped}"{after}"#);
+        let len = (json.len() as u32).to_be_bytes();
+        [&file[..10], &len, json.as_bytes(), &file[14 + header_len..]].concat()
+    };
+    assert_eq!(with(wrapped), file);
+    let other = seal(&[&pair], &options(1), b"secret").0;
+    let table = [
+        ("zero", base64(&[0; 256])),
+        ("one", base64(&[[0; 255].as_slice(), &[1]].concat())),
+        ("larger than the modulus", base64(&[255; 256])),
+        ("of a longer modulus", base64(&[1; 384])),
+        ("of another file", {
+            let len = u32::from_be_bytes(other[10..14].try_into().unwrap()) as usize;
+            let json = std::str::from_utf8(&other[14..14 + len]).unwrap();
+            json.split_once(r#""wrapped_key":""#).unwrap().1.split_once('"').unwrap().0.to_owned()
+        }),
+    ];
+    for (what, wrapped) in table {
+        let outcome = open_sync(&pair.identities, Expected::default(), &with(&wrapped));
+        assert_eq!(outcome, (vec![], Err(OpenError::NotAuthentic)), "{what}");
+    }
+}

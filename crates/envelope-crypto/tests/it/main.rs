@@ -12,4 +12,5 @@ mod pipeline;
 mod ranges;
 mod recovery;
 mod round_trip;
+mod settings;
 mod vectors;

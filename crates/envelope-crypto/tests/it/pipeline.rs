@@ -10,8 +10,9 @@ use backup_core::testing::{
     ScriptedDumper, collect,
 };
 use backup_core::{
-    BackupId, BackupRef, CancelToken, Catalog as _, Context, Dumper, ErrorKind, Event, Ledger, Origin,
-    Progress, RepositoryId, Result, RunStatus, Selection, Signer, Sink, SourceName,
+    BackupId, BackupRef, ByteStream, CancelToken, Catalog as _, Context, Dumper, EntityTag, ErrorKind, Event,
+    Ledger, ObjectInfo, ObjectKey, Origin, Progress, RepositoryId, Result, RunStatus, Sealed, Selection,
+    Signer, Sink, Source, SourceName,
 };
 use bytes::Bytes;
 use envelope_crypto::sign::SigningKey;
@@ -294,7 +295,7 @@ async fn a_backup_cancelled_at_any_event_is_whole_or_absent() {
 }
 
 #[tokio::test]
-async fn a_data_object_exchanged_between_two_passes_is_refused() {
+async fn a_data_object_replaced_by_another_good_one_is_refused() {
     let world = World::new();
     let (first, second) = (dump(0), dump(0));
     let (id, made) = world.back_up(&Context::new(), first, &FaultPlan::never()).await;
@@ -320,6 +321,88 @@ async fn a_data_object_exchanged_between_two_passes_is_refused() {
     assert_eq!(restorer.applied(), None);
     let quick = pipeline::quick(&Context::new(), &world.store, &world.trust, &EnvelopeAuditor, &at).await;
     assert_eq!(quick.unwrap_err().kind(), ErrorKind::Integrity);
+}
+
+/// A store that exchanges an object for another after it was fetched so often.
+#[derive(Debug)]
+struct Exchanging {
+    store: MemoryStore,
+    fetches_left: std::sync::atomic::AtomicIsize,
+    victim: ObjectKey,
+    other: Bytes,
+}
+
+impl std::fmt::Display for Exchanging {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("exchanging store")
+    }
+}
+
+#[async_trait::async_trait]
+impl Source for Exchanging {
+    async fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>> {
+        // No name for the version, as of a store that has none: only the hashes are left.
+        Ok(self.store.stat(key).await?.map(|info| ObjectInfo { tag: None, ..info }))
+    }
+
+    async fn fetch(
+        &self,
+        key: &ObjectKey,
+        range: Option<std::ops::Range<u64>>,
+        _: Option<&EntityTag>,
+    ) -> Result<ByteStream<Sealed>> {
+        let stream = self.store.fetch(key, range, None).await;
+        if *key == self.victim && self.fetches_left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) == 1 {
+            self.store.overwrite(key, self.other.clone());
+        }
+        stream
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        self.store.list(prefix).await
+    }
+}
+
+#[tokio::test]
+async fn a_data_object_exchanged_between_the_first_and_the_second_pass_is_refused() {
+    let world = World::new();
+    let whole = dump(0);
+    let (id, made) = world.back_up(&Context::new(), whole.clone(), &FaultPlan::never()).await;
+    made.unwrap();
+    let at = BackupRef { source: source(), id };
+    let good = world.store.bytes(&at.data()).unwrap();
+    for byte in (0..good.len()).step_by(good.len() / 11) {
+        let mut bad = good.to_vec();
+        bad[byte] ^= 1;
+        for (fetches, spoiled) in [(1, true), (2, false)] {
+            world.store.overwrite(&at.data(), good.clone());
+            let store = Exchanging {
+                store: world.store.clone(),
+                fetches_left: fetches.into(),
+                victim: at.data(),
+                other: bad.clone().into(),
+            };
+            let restorer = MemoryRestorer::new();
+            let options = RestoreOptions { verify_first: true, ..Default::default() };
+            let outcome = pipeline::restore(
+                &Context::new(),
+                &store,
+                &world.trust,
+                &decryptor(),
+                &restorer,
+                &at,
+                options,
+            )
+            .await;
+            if spoiled {
+                assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Integrity, "byte {byte}");
+                assert_eq!(restorer.applied(), None);
+            } else {
+                outcome.unwrap();
+                assert_eq!(restorer.applied(), Some(whole.whole()));
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -413,7 +496,7 @@ async fn latest_is_the_highest_sequence_number_whatever_the_clock_says() {
 
 #[tokio::test]
 async fn an_audit_without_a_root_to_hold_against_is_refused() {
-    use backup_core::{Auditor as _, ByteStream, Expected, Opening};
+    use backup_core::{Auditor as _, Expected, Opening};
     let (file, summary) =
         fixture::seal(&[&fixture::secret_key()], &fixture::options(1), &fixture::noise(BLOCK + 1));
     let opening = |expected| Opening {

@@ -65,7 +65,7 @@ impl Place {
 }
 
 #[test]
-fn the_python_reader_opens_every_kind_of_recipient() {
+fn incident_56_a_backup_opens_without_this_program() {
     let plain = text(2 * BLOCK + 99);
     let table: [(Pair, &[&str]); 6] = [
         (rsa(), &["-i", "key.pem"]),
