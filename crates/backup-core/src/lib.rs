@@ -38,7 +38,7 @@ pub use dump::{Dump, DumpFormat, DumpReport, Dumper, Probe, ProbeItem, Selection
 pub use error::{Error, ErrorKind, Result, Retry, Stage};
 pub use id::{BackupId, ObjectKey, RepositoryId, SourceName};
 pub use ledger::{Head, Ledger};
-pub use manifest::{BackupRef, Manifest, RecipientRef};
+pub use manifest::{BackupRef, Manifest, RecipientRef, printable};
 pub use notify::{Notice, Notifier};
 pub use progress::{Event, NoProgress, Progress, RunStatus};
 pub use restore::{Inspection, Inspector, RestorePlan, RestoreRequest, Restored, Restorer};

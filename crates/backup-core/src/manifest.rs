@@ -116,6 +116,18 @@ pub struct Manifest {
     pub recipients: Vec<RecipientRef>,
 }
 
+/// The text with `?` for every character that a manifest cannot hold: a server's name for its own
+/// version must not fail a backup at its last step.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect()
+}
+
+/// Whether a text can be shown on a terminal as it is.
+fn is_printable(text: &str) -> bool {
+    text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
+}
+
 impl Manifest {
     /// Where this backup's objects lie.
     #[must_use]
@@ -123,7 +135,17 @@ impl Manifest {
         BackupRef { source: self.source.clone(), id: self.id }
     }
 
+    /// The members that a dumper or a server chose the words of.
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let versions = self.versions.iter().flat_map(|(name, version)| [name.as_str(), version.as_str()]);
+        let kinds = self.recipients.iter().map(|recipient| recipient.kind.as_str());
+        [self.format.as_str(), self.engine.as_str()].into_iter().chain(versions).chain(kinds)
+    }
+
     /// The bytes that are signed.
+    ///
+    /// # Errors
+    /// `Unsupported` where a member cannot be said in strict JSON; see [`printable`].
     pub fn to_json(&self) -> Result<Vec<u8>> {
         let body = serde_json::to_vec(self)
             .map_err(|e| Error::bug(format!("a manifest could not be written: {e}")))?;
@@ -145,6 +167,13 @@ impl Manifest {
         let manifest: Self = strict_json::from_slice(body).map_err(|e| {
             Error::new(ErrorKind::Integrity, at.manifest().to_string(), format!("not a valid manifest: {e}"))
         })?;
+        if !manifest.texts().all(is_printable) {
+            return Err(Error::new(
+                ErrorKind::Integrity,
+                at.manifest().to_string(),
+                "holds text that is not printable ASCII",
+            ));
+        }
         if manifest.backup() != *at {
             return Err(Error::new(
                 ErrorKind::Integrity,
@@ -156,5 +185,62 @@ impl Manifest {
             ));
         }
         Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let digest = Sha256Digest::of(b"");
+        Manifest {
+            repository: RepositoryId::random(),
+            source: "orders".parse().unwrap(),
+            id: BackupId::random(),
+            seq: 1,
+            prev: None,
+            started: Timestamp::UNIX_EPOCH,
+            finished: Timestamp::UNIX_EPOCH,
+            format: DumpFormat::new("raw"),
+            engine: "test".into(),
+            versions: BTreeMap::new(),
+            source_len: 0,
+            object_len: 1,
+            sha256: digest,
+            head_sha256: digest,
+            tree_root: digest,
+            recipients: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_read_as_it_was_written() {
+        let manifest = manifest();
+        let body = manifest.to_json().unwrap();
+        assert_eq!(Manifest::from_json(&manifest.backup(), &body).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_manifest_of_another_place_is_refused() {
+        let manifest = manifest();
+        let elsewhere = BackupRef { id: BackupId::random(), ..manifest.backup() };
+        let error = Manifest::from_json(&elsewhere, &manifest.to_json().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Integrity);
+    }
+
+    #[test]
+    fn text_that_a_terminal_would_obey_is_neither_written_nor_read() {
+        for bad in ["a\nb", "a\tb", "\u{1b}[2J", "größe"] {
+            let written = Manifest { engine: printable(bad), ..manifest() };
+            let body = written.to_json().unwrap();
+            assert!(Manifest::from_json(&written.backup(), &body).is_ok(), "{bad:?}");
+        }
+        // Strict JSON can say a line break, so the manifest has to refuse it.
+        let hostile = Manifest { engine: "a\nb".into(), ..manifest() };
+        let body = serde_json::to_vec(&hostile).unwrap();
+        assert!(crate::strict_json::check(&body).is_ok());
+        let error = Manifest::from_json(&hostile.backup(), &body).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Integrity);
     }
 }

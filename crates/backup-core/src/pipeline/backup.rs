@@ -6,11 +6,11 @@ use jiff::Timestamp;
 
 use crate::catalog::{Catalog, Run, RunRecord};
 use crate::context::Context;
-use crate::dump::{Dump, DumpReport, Dumper, Selection};
+use crate::dump::{Dump, DumpFormat, DumpReport, Dumper, Selection};
 use crate::error::{Error, ErrorKind, Result, Retry, Stage};
 use crate::id::{BackupId, RepositoryId, SourceName};
 use crate::ledger::{Head, Ledger};
-use crate::manifest::{BackupRef, Manifest};
+use crate::manifest::{BackupRef, Manifest, printable};
 use crate::progress::{Event, RunStatus};
 use crate::seal::{Encryptor, SealSummary, Sealing};
 use crate::statement::{SignedStatement, Signer, StatementKind};
@@ -194,9 +194,9 @@ async fn run_backup(
         prev: previous.map(|head| head.pae_sha256),
         started,
         finished: cx.now(),
-        format,
-        engine: report.engine.clone(),
-        versions: report.versions.clone(),
+        format: DumpFormat::new(printable(format.as_str())),
+        engine: printable(&report.engine),
+        versions: report.versions.iter().map(|(k, v)| (printable(k), printable(v))).collect(),
         source_len: summary.source_len,
         object_len: receipt.len,
         sha256: receipt.sha256,
