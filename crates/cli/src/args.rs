@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Restore(Box<commands::restore::Restore>),
     /// Write a backup's decrypted dump to stdout; only exit code 0 says that it was whole
     Cat(commands::cat::Cat),
+    /// Remove what killed runs left behind in the destination; never a backup
+    Sweep(commands::sweep::Sweep),
     /// Try everything on a sample database: keys, backup, verification, restore, comparison
     Quickstart(commands::quickstart::Quickstart),
     /// Show and change which hosts may back up into a repository

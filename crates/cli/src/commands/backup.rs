@@ -3,11 +3,8 @@
 use std::fmt::Write as _;
 
 use backup_core::pipeline::{self, BackedUp, BackupParts, BackupRequest};
-use backup_core::{
-    BackupId, ErrorKind, Head, Ledger as _, Notice, Origin, RunStatus, Signer as _, SourceName,
-};
+use backup_core::{BackupId, ErrorKind, Notice, RunStatus, SourceName};
 use clap::Args;
-use envelope_crypto::sign::SigningKey;
 use serde_json::json;
 
 use super::Surroundings;
@@ -118,8 +115,6 @@ async fn attempt(
     repository.check_host(&host, &source.name, &reading)?;
     let _lock = state.lock_backup(&repository.id(), &source.name)?;
 
-    adopt_head(&state, &repository, &source.name, &host, &place, around).await?;
-
     let parts = BackupParts {
         dumper,
         encryptor: wiring::encryptor(settings, recipients, probe.estimated_bytes)?,
@@ -140,39 +135,6 @@ async fn attempt(
     let done = pipeline::backup(&cx, &parts, request).await;
     bar.done();
     Ok(done?)
-}
-
-/// A host that lost its memory, and not its key, must not use a sequence number twice: readers would
-/// see a fork. It goes on from the newest of its own manifests that the destination has.
-async fn adopt_head(
-    state: &State,
-    repository: &Repository,
-    source: &SourceName,
-    host: &SigningKey,
-    place: &wiring::Place,
-    around: &Surroundings,
-) -> Outcome {
-    let (ledger, id) = (state.ledger(), repository.id());
-    if ledger.head(&id, source).await?.is_some() || ledger.intended(&id, source).await?.is_some() {
-        return Ok(());
-    }
-    let listed = pipeline::list(place.ports.source.as_ref(), &repository.trust, Some(source)).await?;
-    let own = Origin::Trusted { signer: host.key_id() };
-    let newest = listed
-        .iter()
-        .filter_map(|entry| entry.manifest.as_ref().ok())
-        .filter(|vouched| vouched.origin() == own)
-        .max_by_key(|vouched| vouched.manifest().seq);
-    if let Some(vouched) = newest {
-        let (body, pae_sha256) = (vouched.manifest(), vouched.pae_sha256());
-        around.printer.warn(&format!(
-            "this host's memory of {source} is gone; going on after number {} of the destination",
-            body.seq
-        ));
-        ledger.intend(&id, source, Head { id: body.id, seq: body.seq, pae_sha256 }).await?;
-        ledger.settle(&id, source, true).await?;
-    }
-    Ok(())
 }
 
 fn notice(around: &Surroundings, source: &SourceName, id: BackupId, outcome: &Outcome<BackedUp>) -> Notice {

@@ -10,6 +10,7 @@ pub(crate) mod quickstart;
 pub(crate) mod restore;
 pub(crate) mod seal;
 pub(crate) mod show;
+pub(crate) mod sweep;
 pub(crate) mod trust;
 pub(crate) mod verify;
 
@@ -100,6 +101,7 @@ async fn dispatch(command: Command, around: Surroundings) -> Outcome {
         Command::Restore(command) => command.run(around).await,
         Command::Cat(command) => command.run(around).await,
         Command::Quickstart(command) => command.run(around).await,
+        Command::Sweep(command) => command.run(around).await,
         Command::Trust(command) => command.run(around).await,
         Command::Config(command) => command.run(around),
     }

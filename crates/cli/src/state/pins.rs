@@ -9,6 +9,7 @@ use envelope_crypto::trust::TrustState;
 use serde::{Deserialize, Serialize};
 
 use super::durable;
+use super::lock::Lock;
 
 /// What is remembered of one repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +100,25 @@ impl Pin {
     }
 }
 
+/// The newer of both in everything.
+fn merged(mut stored: Pin, pin: &Pin) -> Pin {
+    for place in &pin.destinations {
+        if !stored.destinations.contains(place) {
+            stored.destinations.push(place.clone());
+        }
+    }
+    if pin.trust.map(|t| t.n) > stored.trust.map(|t| t.n) {
+        stored.trust = pin.trust;
+    }
+    for (line, head) in &pin.heads {
+        let seen = stored.heads.entry(line.clone()).or_insert(*head);
+        if head.seq > seen.seq {
+            *seen = *head;
+        }
+    }
+    stored
+}
+
 fn line_of(vouched: &VouchedManifest) -> Option<String> {
     let Manifest { source, .. } = vouched.manifest();
     match vouched.origin() {
@@ -143,8 +163,13 @@ impl Pins {
 
     /// Remembers, durably.
     pub(crate) fn keep(&self, pin: &Pin) -> Result<()> {
-        durable::create_folder(&self.folder)?;
-        let text = serde_json::to_vec_pretty(pin)
+        // Another process may have seen something newer since this one read the file.
+        let _lock = Lock::wait(&self.folder, "pins")?;
+        let merged = match self.of(&pin.repository)? {
+            Some(stored) => merged(stored, pin),
+            None => pin.clone(),
+        };
+        let text = serde_json::to_vec_pretty(&merged)
             .map_err(|e| Error::bug(format!("a pin could not be written: {e}")))?;
         durable::replace(&self.path(&pin.repository), &text, 0o600)
     }
@@ -219,6 +244,20 @@ mod tests {
         let (a, b) = (vouched(1, "a"), vouched(1, "b"));
         assert!(pin.compare([&a, &b].into_iter(), None)[0].starts_with("FORK"));
         assert!(pin.compare([&b].into_iter(), None)[0].starts_with("FORK"));
+    }
+
+    #[test]
+    fn a_slower_process_forgets_nothing_that_a_faster_one_saw() {
+        let folder = tempfile::tempdir().unwrap();
+        let pins = Pins::new(folder.path());
+        let mut slow = Pin::new(RepositoryId::random(), owner(), "/b".into());
+        let mut fast = slow.clone();
+        let (one, two) = (vouched(1, "1"), vouched(2, "2"));
+        slow.compare([&one].into_iter(), None);
+        fast.compare([&one, &two].into_iter(), None);
+        pins.keep(&fast).unwrap();
+        pins.keep(&slow).unwrap();
+        assert_eq!(pins.of(&slow.repository).unwrap(), Some(fast));
     }
 
     #[test]

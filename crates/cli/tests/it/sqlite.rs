@@ -90,6 +90,43 @@ fn incident_15_a_failed_run_is_told_and_stays_visible() {
     assert!(lines[0]["message"].as_str().unwrap().contains("missing.db"), "{log}");
 }
 
+/// A dump that hangs is stopped after a while, and told like any other failure.
+#[test]
+fn incident_15_a_dump_that_hangs_is_stopped_and_told() {
+    let lab = Lab::with_keys();
+    lab.write(
+        "s.toml",
+        "[sources.x]\ncommand = [\"sleep\", \"3600\"]\nstall_seconds = 1\n[notify]\nlog = \"log\"\n",
+    );
+    let args = ["--config", "s.toml", "backup", "x", "-d", "./b", "-r", "key.pub.pem"];
+    lab.run(args).fails(15, "sleep");
+    let log: serde_json::Value = serde_json::from_slice(&lab.read("log")).unwrap();
+    assert_eq!(log["status"], "failed");
+}
+
+#[test]
+fn leftovers_of_killed_runs_are_swept_and_nothing_else() {
+    let lab = Lab::with_keys();
+    lab.database("app.db", 10);
+    lab.run(BACKUP.iter().chain(&["--upload-limit", "100MiB"])).ok();
+    let mut child = lab
+        .command(["backup", "-d", "./b", "-r", "key.pub.pem", "--command", "--name", "x", "--"])
+        .args(["sh", "-c", "echo $$ > pid; while :; do echo data; sleep 0.01; done"])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while lab.tree("b/.strongroom-tmp").is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let sweep = ["--json", "sweep", "-d", "./b", "--older-than-days"];
+    assert_eq!(lab.run(sweep.iter().chain(&["1"])).ok().json()["removed"], 0);
+    assert_eq!(lab.run(sweep.iter().chain(&["0"])).ok().json()["removed"], 1);
+    assert_eq!(lab.run(["--json", "list", "-d", "./b"]).ok().json()["backups"].as_array().unwrap().len(), 1);
+    lab.run(["verify", "app@latest", "-d", "./b"]).ok();
+}
+
 #[test]
 fn a_database_that_is_not_there_makes_nothing() {
     let lab = Lab::with_keys();
