@@ -91,14 +91,20 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A length and as many bytes; below zero is an absent text, the inner `None`.
+    /// A length and as many bytes; below zero is an absent text, the inner `None`. Takes both or
+    /// neither, so that whoever reads several at once never takes a text for the next one's length.
     #[allow(clippy::option_option, reason = "not yet here, absent and present are three things")]
     pub(super) fn text(&mut self) -> Result<Option<Option<&'a [u8]>>, ArchiveError> {
+        let before = self.at;
         let Some(len) = self.int()? else { return Ok(None) };
         let Ok(len) = usize::try_from(len) else { return Ok(Some(None)) };
         if len > ENTRY_MAX {
             return Err(ArchiveError::Limit("text"));
         }
-        Ok(self.take(len).map(Some))
+        let text = self.take(len).map(Some);
+        if text.is_none() {
+            self.at = before;
+        }
+        Ok(text)
     }
 }

@@ -87,6 +87,19 @@ fn every_version_is_read_in_pieces_of_any_size() {
     }
 }
 
+/// What stands where a length is expected must not be read as one when only a part of a text came.
+#[test]
+fn a_header_of_long_names_is_read_in_pieces_of_any_size() {
+    let head = Writer::default().bytes(b"PGDMP").bytes(&[1, 14, 0, 4, 8, 1]).int(0);
+    let head = (0..7).fold(head, |head, field| head.int(field));
+    let bytes = head.text("a database of a long name").text("15.18 (Debian)").text("16.1 (Debian)").int(0).0;
+    let whole = parse(&bytes, bytes.len()).unwrap();
+    assert_eq!((whole.server.as_str(), whole.pg_dump.as_str()), ("15.18 (Debian)", "16.1 (Debian)"));
+    for step in 1..bytes.len() {
+        assert_eq!(parse(&bytes, step).unwrap(), whole, "{step}");
+    }
+}
+
 #[test]
 fn every_prefix_is_truncated() {
     let bytes = archive(14);
