@@ -101,6 +101,9 @@ pub(crate) struct SealArgs {
     /// Do not encrypt: everyone who can read the result can read the data
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     no_encryption: Option<String>,
+    /// How a passphrase becomes a key: argon2id or pbkdf2
+    #[arg(long, value_name = "KDF")]
+    passphrase_kdf: Option<String>,
     /// `none`, `zstd` or `zstd:LEVEL` (1 to 22)
     #[arg(long, value_name = "HOW")]
     compression: Option<String>,
@@ -189,6 +192,7 @@ impl Sets for SealArgs {
         list(raw, "keys.recipients", &self.recipients);
         text(raw, "keys.allow_symmetric", self.allow_symmetric.as_ref());
         text(raw, "keys.no_encryption", self.no_encryption.as_ref());
+        text(raw, "keys.passphrase_kdf", self.passphrase_kdf.as_ref());
         text(raw, "compression", self.compression.as_ref());
         text(raw, "workers", self.workers.as_ref());
     }

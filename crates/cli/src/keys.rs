@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use backup_core::{Error, ErrorKind, Result};
+use envelope_crypto::PassphraseKdf;
 use envelope_crypto::keys::{
     Passphrase, RsaPrivateKey, RsaPublicKey, SecretKey, needs_passphrase, read_key_file,
 };
@@ -15,7 +16,10 @@ use envelope_crypto::sign::SigningKey;
 
 use crate::printer::Printer;
 use crate::secrets;
-use crate::settings::{KeyName, PassphraseFrom, Settings};
+use crate::settings::{Kdf, KeyName, PassphraseFrom, Settings};
+
+/// Rounds of PBKDF2 where that is asked for; the format takes 600,000 to 10,000,000.
+const PBKDF2_ITERATIONS: u32 = 1_000_000;
 
 /// Who can open what is sealed.
 ///
@@ -32,8 +36,13 @@ pub(crate) fn recipients(settings: &Settings, printer: &Printer) -> Result<Vec<A
             KeyName::File(path) => Arc::new(rsa_recipient(path)?),
             KeyName::Passphrase => {
                 let text = secrets::new_passphrase(&settings.passphrase, "the backup")?;
-                let recipient = PassphraseRecipient::new(&text);
-                Arc::new(recipient.map_err(|e| Error::new(ErrorKind::Config, "passphrase", e.to_string()))?)
+                let passphrase = Passphrase::new(text.as_bytes()).map_err(|e| e.about("passphrase"))?;
+                let kdf = match settings.kdf {
+                    Kdf::Argon2id => PassphraseKdf::DEFAULT,
+                    Kdf::Pbkdf2 => PassphraseKdf::Pbkdf2 { iterations: PBKDF2_ITERATIONS },
+                };
+                let recipient = PassphraseRecipient::with_kdf(passphrase, kdf);
+                Arc::new(recipient.map_err(|e| Error::bug(format!("a derivation is out of bounds: {e}")))?)
             }
             KeyName::SecretKey => Arc::new(SecretKeyRecipient::from_bytes(secret_key(settings)?)),
             KeyName::None => continue,
@@ -59,7 +68,7 @@ pub(crate) fn identities(settings: &Settings, printer: &Printer) -> Result<Vec<A
             KeyName::Passphrase => {
                 let text = secrets::passphrase(&settings.passphrase, "the backup")?;
                 let identity = PassphraseIdentity::new(&text);
-                Arc::new(identity.map_err(|e| Error::new(ErrorKind::Config, "passphrase", e.to_string()))?)
+                Arc::new(identity.map_err(|e| e.about("passphrase"))?)
             }
             KeyName::SecretKey => Arc::new(SecretKeyIdentity::from_bytes(secret_key(settings)?)),
         });

@@ -15,4 +15,4 @@ pub(crate) use problem::{Problem, nearest};
 pub(crate) use resolve::{KeyName, Needs, RawArgs, Settings};
 #[cfg(test)]
 pub(crate) use table::SETTINGS;
-pub(crate) use value::{Compression, Destination, PassphraseFrom, Rate, SecretKeyFrom};
+pub(crate) use value::{Compression, Destination, Kdf, PassphraseFrom, Rate, SecretKeyFrom};

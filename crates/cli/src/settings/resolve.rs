@@ -11,7 +11,7 @@ use super::environment::Environment;
 use super::file::{File, Found, Table, Value};
 use super::problem::{Origin, Problem, nearest};
 use super::table::{Kind, SETTINGS, Setting, setting_of};
-use super::value::{Compression, Destination, PassphraseFrom, Rate, SecretKeyFrom};
+use super::value::{Compression, Destination, Kdf, PassphraseFrom, Rate, SecretKeyFrom};
 
 /// What the command line said, not yet understood.
 #[derive(Debug, Clone, Default)]
@@ -73,6 +73,8 @@ pub(crate) struct Settings {
     pub(crate) identities: Vec<KeyName>,
     /// Where the passphrase is read.
     pub(crate) passphrase: PassphraseFrom,
+    /// How a passphrase becomes a key, for new backups.
+    pub(crate) kdf: Kdf,
     /// Where the secret key is read.
     pub(crate) secret_key: Option<SecretKeyFrom>,
     /// Whether recipients that this machine could open are allowed.
@@ -133,6 +135,7 @@ impl Settings {
             recipients: layers.recipients(needs.recipients),
             identities: layers.identities(needs.identity),
             passphrase: layers.passphrase(),
+            kdf: layers.parsed("keys.passphrase_kdf").unwrap_or_default(),
             secret_key: layers.secret_key(),
             allow_symmetric: layers.switch("keys.allow_symmetric", false),
             owner: layers.owner(),

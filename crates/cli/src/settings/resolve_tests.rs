@@ -46,6 +46,7 @@ fn the_command_line_wins_over_the_environment_over_the_file_for_every_setting() 
         let (text, in_file, in_variable, in_flag) = match setting.kind {
             Kind::Text | Kind::Path => match setting.key {
                 "compression" => ("\"zstd:1\"", "zstd:1", "zstd:2", "zstd:4"),
+                "keys.passphrase_kdf" => ("\"argon2id\"", "argon2id", "pbkdf2", "argon2id"),
                 "upload_limit" => ("\"1MiB\"", "1MiB", "2MiB", "3MiB"),
                 "trust.owner" => (concat!("\"", OWNERS!(0), "\""), OWNERS!(0), OWNERS!(1), OWNERS!(2)),
                 "trust.repository" => (concat!("\"", ID!(1), "\""), ID!(1), ID!(2), ID!(3)),

@@ -132,6 +132,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "The file that holds the passphrase; one final newline is not part of it.",
     ),
     setting(
+        "keys.passphrase_kdf",
+        "--passphrase-kdf",
+        "STRONGROOM_PASSPHRASE_KDF",
+        Kind::Text,
+        "argon2id",
+        "How a `passphrase` recipient's key is derived: `argon2id` (64 MiB) or `pbkdf2` (1,000,000 rounds of HMAC-SHA256).",
+    ),
+    setting(
         "keys.secret_key_file",
         "--secret-key-file",
         "STRONGROOM_ENCRYPTION_KEY_FILE",

@@ -49,6 +49,28 @@ impl fmt::Display for Compression {
     }
 }
 
+/// How a passphrase becomes a key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Kdf {
+    /// Argon2id (RFC 9106).
+    #[default]
+    Argon2id,
+    /// PBKDF2 with HMAC-SHA256 (RFC 8018), for those who must.
+    Pbkdf2,
+}
+
+impl FromStr for Kdf {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "argon2id" => Ok(Self::Argon2id),
+            "pbkdf2" => Ok(Self::Pbkdf2),
+            _ => Err(format!("{text:?} is neither `argon2id` nor `pbkdf2`")),
+        }
+    }
+}
+
 /// A rate in bytes a second: a whole number, alone or with `KiB`, `MiB` or `GiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rate(pub(crate) NonZeroU64);

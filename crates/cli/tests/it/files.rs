@@ -94,6 +94,25 @@ fn a_full_disk_is_an_error() {
     assert!(String::from_utf8(ran.stderr).unwrap().contains("No space left"));
 }
 
+/// As far as a process may write a file, and no further: no file is left under any name.
+#[test]
+fn an_output_file_that_cannot_grow_is_not_left_behind() {
+    let lab = Lab::with_keys();
+    let file = sealed(&lab, &vec![7; 1 << 20]);
+    lab.write("f", &file);
+    let open = lab.command(["open", "-i", "key.pem", "-o", "out", "f"]);
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\""]);
+    limited
+        .arg(open.get_program())
+        .args(open.get_args())
+        .current_dir(lab.path(""))
+        .env("HOME", lab.path("home"));
+    let ran = limited.output().unwrap();
+    assert_eq!(ran.status.code(), Some(15), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert_eq!(lab.tree(""), ["f", "key.pem", "key.pub.pem"]);
+}
+
 /// A reader that goes away makes the command fail: what it read was not whole.
 #[test]
 fn a_closed_pipe_is_no_success() {

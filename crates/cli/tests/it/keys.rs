@@ -67,8 +67,12 @@ fn symmetric_keys_are_allowed_by_name_only() {
     lab.set("ENCRYPTION_KEY", "MTEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=");
     assert_eq!(lab.run_with(&sealed, ["open"]).fails(12, "").stdout, b"");
     lab.set("STRONGROOM_PASSPHRASE", "correct horse");
-    let sealed = lab.run_with(b"y", ["seal", "-r", "passphrase", "--allow-symmetric"]).ok().stdout;
-    assert_eq!(lab.run_with(&sealed, ["open", "-i", "passphrase"]).ok().stdout, b"y");
+    for kdf in ["argon2id", "pbkdf2"] {
+        let seal = ["seal", "-r", "passphrase", "--allow-symmetric", "--passphrase-kdf", kdf];
+        let sealed = lab.run_with(b"y", seal).ok().stdout;
+        assert!(sealed.windows(kdf.len()).any(|w| w == kdf.as_bytes()), "{kdf}");
+        assert_eq!(lab.run_with(&sealed, ["open", "-i", "passphrase"]).ok().stdout, b"y");
+    }
 }
 
 #[test]
