@@ -74,9 +74,9 @@ pub struct Dump {
     pub report: Settled<DumpReport>,
 }
 
-/// What a dump says of itself; it is kept inside the sealed trailer.
+/// What a dump says of itself; it is kept inside the sealed trailer. Members that a later version
+/// added are passed over: what they describe is authentic, and an old reader can do without.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct DumpReport {
     /// The engine, such as `postgresql`.
     pub engine: String,
