@@ -1,5 +1,5 @@
-# s3s-fs: a small S3 server over a folder that verifies the x-amz-checksum
-# header of every part and object.
+# s3s-fs: a small S3 server over a folder. It compares the checksums of whole
+# objects (x-amz-checksum after storing them) and none of parts.
 # shellcheck shell=bash disable=SC2154
 
 s3s_start() {

@@ -10,9 +10,11 @@
 //! | S3 that obeys `If-None-Match: *` | one put, or the completion of a multipart upload | exactly one wins |
 //! | other S3 | the same, after looking that the name is free and looking afterwards that it is ours | one of them is there, whole; both may be told that they won |
 //!
-//! Bytes that change on the way to S3 are noticed: a part before its upload is completed, so that it is
-//! never published. An object small enough for one put can be there, damaged, on a server that checks
-//! nothing; its commit then fails with `Integrity`, and it is removed if the key may do that.
+//! Every part goes to S3 with a checksum that the server verifies: CRC-32C at Amazon, the MD5 too
+//! elsewhere. Where a server compares nothing, its answers are compared instead: a part that changed on
+//! the way is noticed before its upload is completed, so that it is never published. An object small
+//! enough for one put can be there, damaged, on such a server; its commit then fails with `Integrity`,
+//! and it is removed if the key may do that.
 //!
 //! Memory per upload: a few chunks for a folder, 64 MiB for S3 as far as [`parts`] says.
 //!

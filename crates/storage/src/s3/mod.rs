@@ -5,6 +5,7 @@
 //! a dropped one leaves an upload that can no longer be aborted.
 
 mod open;
+mod proof;
 mod read;
 mod settle;
 mod transport;

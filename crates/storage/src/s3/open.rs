@@ -54,7 +54,7 @@ pub(super) fn open(
         .bucket(&place.bucket)
         .root(&format!("/{}", place.prefix))
         .region(&region)
-        // The server checks this over every part and every object of one part.
+        // Over every part and every object of one part.
         .checksum_algorithm("crc32c");
     if let Some(endpoint) = &endpoint {
         builder = builder.endpoint(endpoint);
@@ -71,7 +71,7 @@ pub(super) fn open(
             builder = builder.session_token(token);
         }
     }
-    let transport = Transport::new(retry.patience, place.ca_file.as_deref())?;
+    let transport = Transport::new(retry.patience, place.ca_file.as_deref(), !amazon)?;
     let context = OperationContext::new().with_http_transport(HttpTransporter::new(transport.clone()));
     let retries = RetryLayer::new()
         .with_max_times(retry.times)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backup_core::{EntityTag, Error, ErrorKind, ObjectKey, Receipt, Result, Stage, Whole};
+use backup_core::{EntityTag, Error, ErrorKind, ObjectKey, Receipt, Result, Sha256Digest, Stage, Whole};
 use opendal::{Metadata, Operator, Writer};
 
 use crate::s3::transport::Witness;
@@ -69,6 +69,28 @@ impl Sent<'_> {
         }
     }
 
+    /// Compares an object of one put with what was sent, where the answers left that in doubt and our
+    /// key may read. Its length is at most that of the first part.
+    async fn read_back(&self, found: &Metadata) -> Result<()> {
+        if self.in_parts || !self.witness.in_doubt() {
+            return Ok(());
+        }
+        let mut reading = self.operator.read_with(self.key.as_str());
+        if let Some(tag) = found.etag() {
+            reading = reading.if_match(tag);
+        }
+        match reading.await {
+            Ok(stored) if Sha256Digest::of(&stored.to_bytes()) == self.whole.sha256() => Ok(()),
+            Ok(_) => {
+                self.take_back().await;
+                Err(Trouble::Corrupted.with(self.subject, "committing"))
+            }
+            // The server was told the checksum and said yes; a key that may only write hears no more.
+            Err(error) if may_not_look(&error) => Ok(()),
+            Err(error) => Err(uncertain(self.subject, error.to_string())),
+        }
+    }
+
     fn receipt(&self, found: &Metadata) -> Receipt {
         Receipt {
             len: self.whole.len(),
@@ -99,6 +121,7 @@ impl Sent<'_> {
         let found = self.look().await;
         let error = match (closed, found) {
             (_, Found::Ours(found)) if found.content_length() == self.whole.len() => {
+                self.read_back(&found).await?;
                 return Ok(self.receipt(&found));
             }
             (_, Found::Ours(found)) => {

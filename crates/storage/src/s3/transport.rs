@@ -1,9 +1,13 @@
-//! The HTTP client below `opendal`: a time limit for each request, and a look at what the server says
-//! it received.
+//! The HTTP client below `opendal`: a time limit for each request, a checksum that the server itself
+//! verifies, and a look at what the server says it received.
 //!
-//! Every part and every object of one part is sent with its CRC-32C. Servers that check it repeat it
-//! in their answer. Where a server does not, the ETag it answers with is compared with the MD5 of
-//! what was sent, so that a part that changed on the way is noticed before the upload is completed.
+//! Every part and every object of one part is sent with its CRC-32C (`x-amz-checksum-crc32c`). Amazon
+//! verifies it and repeats it in its answer. Other servers often know nothing of it, so to them the
+//! same bytes are sent with their MD5 too (`Content-MD5`, RFC 1864), which is as old as S3. A server
+//! that received other bytes refuses them with `BadDigest`, and nothing was stored. That is not tried
+//! again: behind TLS it is memory that changed, of ours or of the server's, and not the line.
+//!
+//! A server that ignores both answers all the same, which [`proof`] is for.
 
 use std::io;
 use std::path::Path;
@@ -12,12 +16,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use backup_core::{Error, ErrorKind, Result};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use futures::StreamExt as _;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use md5::{Digest as _, Md5};
 use opendal::raw::ServiceOperation;
 use opendal::{Buffer, HttpBody, HttpTransport};
 use opendal_http_transport_reqwest::ReqwestTransport;
+
+use crate::s3::proof::{CHECKSUM, Proof};
 
 /// The slowest line that is still taken for a line: a body may take this long per byte.
 const SLOWEST_BYTES_PER_SECOND: u64 = 32 * 1024;
@@ -28,16 +36,20 @@ const COMPLETION: Duration = Duration::from_secs(15 * 60);
 
 /// How often it is looked whether requests have ended.
 const LOOK: Duration = Duration::from_millis(20);
-/// The header with the checksum that we send, and that servers which check it repeat.
-const CHECKSUM: &str = "x-amz-checksum-crc32c";
+/// The header with the MD5 of a body, in base64.
+const CONTENT_MD5: &str = "content-md5";
+/// Up to this length a digest is made at once and not on a thread of its own.
+const SHORT: usize = 16 * 1024;
 /// What is said of an answer that does not fit; `Trouble` knows it by its code.
-const OTHER_BYTES: &str = "code: \"BadDigest\", the server's ETag is not that of the bytes sent";
+const OTHER_BYTES: &str = "code: \"BadDigest\", the server answered for other bytes than were sent";
 
 /// Sends requests, each within its time.
 #[derive(Debug, Clone)]
 pub(crate) struct Transport {
     inner: ReqwestTransport,
     patience: Duration,
+    /// Whether the server is sent the MD5 of bodies.
+    content_md5: bool,
     seen: Arc<Seen>,
 }
 
@@ -45,6 +57,10 @@ pub(crate) struct Transport {
 struct Seen {
     publications: AtomicUsize,
     under_way: AtomicUsize,
+    /// Bodies whose MD5 the server gave as their ETag.
+    confirmed: AtomicUsize,
+    /// Bodies for which it gave something that looks like an MD5 and is not theirs.
+    doubted: AtomicUsize,
 }
 
 /// What requests one upload has sent.
@@ -55,6 +71,11 @@ impl Witness {
     /// How many requests were sent that can make the object visible, with or without an answer.
     pub(crate) fn publications(&self) -> usize {
         self.0.publications.load(Ordering::SeqCst)
+    }
+
+    /// Whether the server answered with an ETag that is either no MD5 or that of other bytes.
+    pub(crate) fn in_doubt(&self) -> bool {
+        self.0.doubted.load(Ordering::SeqCst) > 0
     }
 
     /// Waits until no request is under way, but not longer than `limit`.
@@ -83,8 +104,9 @@ impl Drop for UnderWay {
 }
 
 impl Transport {
-    /// A client that trusts the system's authorities, or only those in `ca_file` (PEM).
-    pub(crate) fn new(patience: Duration, ca_file: Option<&Path>) -> Result<Self> {
+    /// A client that trusts the system's authorities, or only those in `ca_file` (PEM). `content_md5`
+    /// says whether the server is sent that header: needless where it is known to verify the CRC-32C.
+    pub(crate) fn new(patience: Duration, ca_file: Option<&Path>, content_md5: bool) -> Result<Self> {
         let mut client = reqwest::Client::builder()
             .connect_timeout(patience.min(CONNECTING))
             // A redirect would take the signed request to another host.
@@ -107,7 +129,7 @@ impl Transport {
                 .with_hint("check ca_file and the system's certificates")
                 .with_source(error)
         })?;
-        Ok(Self { inner: ReqwestTransport::new(client), patience, seen: Arc::default() })
+        Ok(Self { inner: ReqwestTransport::new(client), patience, content_md5, seen: Arc::default() })
     }
 
     /// The same connections, with a witness of their own for one upload.
@@ -134,24 +156,34 @@ fn operation(request: &Request<Buffer>) -> &'static str {
 }
 
 impl HttpTransport for Transport {
-    async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
+    async fn fetch(&self, mut request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
         let limit = self.limit(&request);
         let operation = operation(&request);
+        let _under_way = UnderWay::new(&self.seen);
+        let carries = matches!(operation, "PutObject" | "UploadPart");
+        let body = carries.then(|| request.body().clone());
+        let checksum = request.headers().get(CHECKSUM).cloned();
+        let mut digest = None;
+        if let (Some(body), true) = (&body, self.content_md5) {
+            let md5 = md5_of(body.clone()).await?;
+            // Added after signing: the signature need not cover it, and a server that verifies it
+            // compares it with the body.
+            if let Ok(value) = HeaderValue::from_str(&BASE64_STANDARD.encode(md5)) {
+                request.headers_mut().insert(CONTENT_MD5, value);
+            }
+            digest = Some(md5);
+        }
         if matches!(operation, "PutObject" | "CompleteMultipartUpload") {
             self.seen.publications.fetch_add(1, Ordering::SeqCst);
         }
-        let _under_way = UnderWay::new(&self.seen);
-        let sent = matches!(operation, "PutObject" | "UploadPart")
-            .then(|| (request.headers().get(CHECKSUM).cloned(), request.body().clone()));
         let response = match tokio::time::timeout(limit, self.inner.fetch(request)).await {
             Ok(response) => response?,
             Err(_) => return Err(silent("send http request", limit)),
         };
-        if let Some((checksum, body)) = sent
+        if let Some(body) = body
             && response.status().is_success()
-            && (checksum.is_none() || response.headers().get(CHECKSUM) != checksum.as_ref())
         {
-            compare(response.headers(), body).await?;
+            self.judge(response.headers(), checksum.as_ref(), digest, body).await?;
         }
         let patience = self.patience;
         Ok(response.map(|body| {
@@ -170,32 +202,55 @@ impl HttpTransport for Transport {
     }
 }
 
-/// Compares an ETag that looks like an MD5 with what was sent. Amazon's ETags of encrypted objects look
-/// like one and are none, but Amazon repeats the checksum, and so never gets here.
-async fn compare(headers: &HeaderMap, body: Buffer) -> opendal::Result<()> {
-    let Some(etag) = headers.get(http::header::ETAG).and_then(|etag| etag.to_str().ok()) else {
-        return Ok(());
-    };
-    let etag = etag.trim_matches('"').to_ascii_lowercase();
-    if etag.len() != 32 || !etag.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Ok(());
+impl Transport {
+    /// Refuses an answer that is about other bytes than `body`.
+    async fn judge(
+        &self,
+        answer: &HeaderMap,
+        checksum: Option<&HeaderValue>,
+        digest: Option<[u8; 16]>,
+        body: Buffer,
+    ) -> opendal::Result<()> {
+        let etag = match Proof::of(answer, checksum) {
+            Proof::SameBytes | Proof::Nothing => return Ok(()),
+            Proof::OtherBytes => return Err(other_bytes()),
+            Proof::Etag(etag) => etag,
+        };
+        let digest = match digest {
+            Some(digest) => digest,
+            None => md5_of(body).await?,
+        };
+        let (count, contrary) = if digest == etag {
+            (&self.seen.confirmed, &self.seen.doubted)
+        } else {
+            (&self.seen.doubted, &self.seen.confirmed)
+        };
+        count.fetch_add(1, Ordering::SeqCst);
+        // One that is the MD5 shows that all are, so that the one that is not tells of other bytes.
+        if contrary.load(Ordering::SeqCst) > 0 { Err(other_bytes()) } else { Ok(()) }
     }
-    let digest = tokio::task::spawn_blocking(move || {
+}
+
+async fn md5_of(body: Buffer) -> opendal::Result<[u8; 16]> {
+    let short = body.len() <= SHORT;
+    let hash = move || {
         let mut digest = Md5::new();
         for piece in body {
             digest.update(&piece);
         }
-        digest.finalize()
-    });
-    let digest = digest.await.map_err(|error| {
+        digest.finalize().into()
+    };
+    if short {
+        return Ok(hash());
+    }
+    tokio::task::spawn_blocking(hash).await.map_err(|error| {
         opendal::Error::new(opendal::ErrorKind::Unexpected, "the digest of a part was not finished")
             .set_source(error)
-    })?;
-    let wanted: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    if wanted == etag {
-        return Ok(());
-    }
-    Err(opendal::Error::new(opendal::ErrorKind::Unexpected, OTHER_BYTES))
+    })
+}
+
+fn other_bytes() -> opendal::Error {
+    opendal::Error::new(opendal::ErrorKind::Unexpected, OTHER_BYTES)
 }
 
 fn silent(doing: &str, limit: Duration) -> opendal::Error {

@@ -30,6 +30,11 @@ pub(crate) enum Harm {
     Deny,
     /// One bit of the body changes on the way to the server.
     FlipBit,
+    /// The same, and the server does not see the MD5 of the body, as if it compared nothing.
+    FlipBitUnseen,
+    /// The ETag of the answer is another, as if the server did not make it of the bytes; it is put
+    /// right again where it comes back.
+    OtherTag,
 }
 
 /// Which requests are harmed: those whose first line contains `what`, from the `at`-th of them on,
@@ -56,6 +61,10 @@ struct State {
     plan: Plan,
     seen: AtomicUsize,
     harmed: Mutex<Vec<String>>,
+    /// What the server answered to them.
+    statuses: Mutex<Vec<u16>>,
+    /// What ETags were changed to, and from.
+    tags: Mutex<Vec<(String, String)>>,
     answered: Mutex<Vec<String>>,
     release: Notify,
 }
@@ -70,6 +79,8 @@ impl Proxy {
             plan,
             seen: AtomicUsize::new(0),
             harmed: Mutex::default(),
+            statuses: Mutex::default(),
+            tags: Mutex::default(),
             answered: Mutex::default(),
             release: Notify::new(),
         });
@@ -87,6 +98,11 @@ impl Proxy {
     /// The first lines of the requests that were harmed.
     pub(crate) fn harmed(&self) -> Vec<String> {
         self.state.harmed.lock().unwrap().clone()
+    }
+
+    /// The server's own answers to them, where it saw them whole.
+    pub(crate) fn statuses(&self) -> Vec<u16> {
+        self.state.statuses.lock().unwrap().clone()
     }
 
     /// How many requests the plan was asked about.
@@ -156,7 +172,11 @@ impl State {
             .filter_map(|line| line.split_once(':'))
             .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
             .map_or(0, |(_, value)| value.trim().parse().unwrap());
-        let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+        let mut head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+        if harm == Some(Harm::FlipBitUnseen) {
+            assert!(head.contains("\r\ncontent-md5:"), "{head}");
+            head = head.replacen("\r\ncontent-md5:", "\r\nx-unseen:", 1);
+        }
 
         let mut server = TcpStream::connect(&self.upstream).await?;
         server.write_all(head.as_bytes()).await?;
@@ -168,8 +188,15 @@ impl State {
             }
             body.extend_from_slice(&more[..got]);
         }
-        if harm == Some(Harm::FlipBit) {
+        if matches!(harm, Some(Harm::FlipBit | Harm::FlipBitUnseen)) {
             body[len / 2] ^= 1;
+        }
+        if head.starts_with("POST") && !self.tags.lock().unwrap().is_empty() {
+            let mut text = String::from_utf8(body).unwrap();
+            for (other, tag) in self.tags.lock().unwrap().iter() {
+                text = text.replace(other, tag);
+            }
+            body = text.into_bytes();
         }
         if harm == Some(Harm::CutRequest) {
             server.write_all(&body[..len / 2]).await?;
@@ -179,6 +206,13 @@ impl State {
 
         let mut answer = Vec::new();
         server.read_to_end(&mut answer).await?;
+        if harm.is_some() {
+            let status = std::str::from_utf8(&answer[9..12]).unwrap().parse().unwrap();
+            self.statuses.lock().unwrap().push(status);
+        }
+        if harm == Some(Harm::OtherTag) {
+            answer = self.with_other_tag(answer);
+        }
         match harm {
             Some(Harm::LoseAnswer) => {}
             Some(Harm::CutAnswer) => client.write_all(&answer[..answer.len() / 2]).await?,
@@ -192,6 +226,20 @@ impl State {
             }
         }
         client.shutdown().await
+    }
+}
+
+impl State {
+    /// The answer with the digits of its ETag in reverse.
+    fn with_other_tag(&self, answer: Vec<u8>) -> Vec<u8> {
+        let text = String::from_utf8(answer).unwrap();
+        let header = text.lines().find(|line| line.to_ascii_lowercase().starts_with("etag:")).unwrap();
+        let tag = header.split('"').nth(1).unwrap();
+        let other: String = tag.chars().rev().collect();
+        assert_ne!(tag, other);
+        let changed = text.replace(tag, &other);
+        self.tags.lock().unwrap().push((other, tag.to_owned()));
+        changed.into_bytes()
     }
 }
 

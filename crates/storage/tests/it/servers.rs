@@ -14,12 +14,12 @@ pub(crate) struct Server {
     pub(crate) bucket: String,
 }
 
-/// Ceph's gateway.
+/// Ceph's gateway. It refuses bodies whose MD5 is not what `Content-MD5` says, and knows no other checksum.
 pub(crate) fn rgw() -> Server {
     Server::from_environment("RGW")
 }
 
-/// A small server that verifies the checksum of every part.
+/// A small server over a folder, which compares no checksum of parts.
 pub(crate) fn s3s() -> Server {
     Server::from_environment("S3S")
 }
