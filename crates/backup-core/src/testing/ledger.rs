@@ -104,12 +104,18 @@ impl MemoryCatalog {
 
     fn change(&self, run: &Run, change: impl FnOnce(&mut RunRecord)) -> Result<()> {
         let mut records = self.records();
-        let index = usize::try_from(run.fence).unwrap_or(usize::MAX);
-        let record = records
-            .get_mut(index)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, run.backup.to_string(), "no such run"))?;
-        change(record);
-        Ok(())
+        let id = run.backup.id.to_string();
+        // Only the newest run of a backup may speak for it.
+        match records.iter_mut().enumerate().rfind(|(_, record)| record.id == id) {
+            Some((newest, record)) if newest as u64 == run.fence => {
+                change(record);
+                Ok(())
+            }
+            _ => {
+                let what = "another run has taken the place of this one";
+                Err(Error::new(ErrorKind::Conflict, run.backup.to_string(), what))
+            }
+        }
     }
 }
 

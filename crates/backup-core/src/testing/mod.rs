@@ -8,6 +8,20 @@ mod dump_suite;
 
 pub use dump_suite::{MemoryRestorer, ScriptedDumper, broken, collect, dumper_suite, known, restorer_suite};
 
+mod catalog_suite;
+mod inspect_suite;
+mod ledger_suite;
+mod notify_suite;
+mod seal_suite;
+mod statement_suite;
+
+pub use catalog_suite::catalog_suite;
+pub use inspect_suite::inspector_suite;
+pub use ledger_suite::ledger_suite;
+pub use notify_suite::notifier_suite;
+pub use seal_suite::{Cipher, seal_suite};
+pub use statement_suite::{Signing, statement_suite};
+
 mod faulty_store;
 mod manual_clock;
 mod memory_store;
