@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 
 use backup_core::pipeline::{self, BackedUp, BackupParts, BackupRequest};
-use backup_core::{BackupId, ErrorKind, Notice, RunStatus, SourceName};
+use backup_core::{BackupId, Catalog as _, ErrorKind, Notice, Result, RunRecord, RunStatus, SourceName};
 use clap::Args;
 use serde_json::json;
 
 use super::Surroundings;
 use crate::args::{DestinationArgs, ReadBackArgs, SealArgs, SecretArgs};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::repository::{Reading, Repository};
 use crate::settings::{KeyName, Needs, Settings};
 use crate::source::{Source, SourceArgs};
@@ -73,6 +73,11 @@ fn warn_of_private_keys(around: &Surroundings, settings: &Settings) {
 pub(crate) async fn run(around: &Surroundings, settings: &Settings, source: &Source) -> Outcome<BackedUp> {
     let id = BackupId::random();
     let outcome = attempt(around, settings, source, id).await;
+    if let Err(failure) = &outcome
+        && let Err(error) = record_early_failure(around, settings, &source.name, id, failure).await
+    {
+        around.printer.warn(&format!("the failed run could not be noted: {error}"));
+    }
     if let Some(notifier) = wiring::notifier(settings) {
         let notice = notice(around, &source.name, id, &outcome);
         if let Err(error) = notifier.notify(&notice).await {
@@ -80,6 +85,34 @@ pub(crate) async fn run(around: &Surroundings, settings: &Settings, source: &Sou
         }
     }
     outcome
+}
+
+/// A run that failed before the pipeline began it, as when the database is down, leaves a trace too.
+async fn record_early_failure(
+    around: &Surroundings,
+    settings: &Settings,
+    source: &SourceName,
+    id: BackupId,
+    failure: &Failure,
+) -> Result<()> {
+    let Some(Ok(place)) = settings.destination.as_ref().map(|d| wiring::place(d, &around.env)) else {
+        return Ok(());
+    };
+    let runs = State::open(&settings.state_dir)?.runs(&place.name);
+    if runs.read()?.iter().any(|record| record.id == id.to_string()) {
+        return Ok(());
+    }
+    let record = RunRecord {
+        source: source.to_string(),
+        id: id.to_string(),
+        started: around.cx.now(),
+        ended: None,
+        status: RunStatus::Pending,
+        error: None,
+    };
+    let run = runs.begin(record).await?;
+    let told = failure.for_a_person().trim_end().trim_start_matches("error: ").to_owned();
+    runs.end(run, around.cx.now(), Err((failure.kind(), told))).await
 }
 
 async fn attempt(
@@ -122,7 +155,7 @@ async fn attempt(
         reader: place.ports.source.clone(),
         signer: std::sync::Arc::new(host),
         ledger: std::sync::Arc::new(state.ledger()),
-        catalog: Some(std::sync::Arc::new(state.runs())),
+        catalog: Some(std::sync::Arc::new(state.runs(&place.name))),
     };
     let request = BackupRequest {
         repository: repository.id(),
@@ -193,8 +226,6 @@ fn told(around: &Surroundings, settings: &Settings, done: &BackedUp) -> (serde_j
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Failure;
-    use backup_core::Result;
 
     #[test]
     fn failures_of_every_kind_have_a_status() -> Result<()> {

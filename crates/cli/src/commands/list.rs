@@ -82,7 +82,7 @@ fn unfinished(
 ) -> Outcome<Vec<(RunRecord, &'static str)>> {
     let Some(repository) = &reader.repository else { return Ok(Vec::new()) };
     let mut runs = Vec::new();
-    for record in reader.state.runs().read()? {
+    for record in reader.state.runs(&reader.place.name).read()? {
         if only.is_some_and(|name| name.as_str() != record.source) || record.status == RunStatus::Completed {
             continue;
         }

@@ -3,6 +3,8 @@
 
 mod environment;
 mod file;
+mod keyring;
+mod layers;
 mod problem;
 pub(crate) mod reference;
 mod resolve;

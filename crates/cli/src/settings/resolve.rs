@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use backup_core::RepositoryId;
 use envelope_crypto::sign::VerifyingKey;
-use zeroize::Zeroizing;
 
 use super::environment::Environment;
 use super::file::{File, Found, Table, Value};
+use super::layers::{Layers, beside};
 use super::problem::{Origin, Problem, nearest};
-use super::table::{Kind, SETTINGS, Setting, setting_of};
+use super::table::{Kind, SETTINGS, Setting};
 use super::value::{Compression, Destination, Kdf, PassphraseFrom, Rate, SecretKeyFrom};
 
 /// What the command line said, not yet understood.
@@ -190,90 +190,7 @@ fn read_file(args: &RawArgs, env: &Environment, problems: &mut Vec<Problem>) -> 
     }
 }
 
-struct Layers<'a> {
-    args: &'a RawArgs,
-    env: &'a Environment,
-    file: &'a File,
-    source: Option<&'a Table>,
-    problems: Vec<Problem>,
-}
-
 impl Layers<'_> {
-    fn found(&self, setting: &'static Setting) -> Option<Found> {
-        if let Some(value) = self.args.values.get(setting.key) {
-            return Some(Found { value: value.clone(), origin: Origin::Flag });
-        }
-        if let Some(text) = self.env.get(setting.variable) {
-            return Some(Found { value: Value::Text(text.to_owned()), origin: Origin::Variable });
-        }
-        let last = setting.key.rsplit('.').next().unwrap_or(setting.key);
-        let of_source = self.source.and_then(|table| table.fields.get(last));
-        of_source.or_else(|| self.file.settings.get(setting.key)).cloned()
-    }
-
-    fn shown(&self, setting: &'static Setting) -> (&'static Setting, Option<String>, Origin) {
-        match self.found(setting) {
-            Some(Found { value, origin }) => (setting, Some(value.to_string()), origin),
-            None => (setting, None, Origin::Default),
-        }
-    }
-
-    fn wrong(&mut self, key: &'static str, origin: &Origin, what: impl Into<String>) {
-        if let Some(setting) = setting_of(key) {
-            self.problems.push(Problem::of(setting, origin, what));
-        }
-    }
-
-    fn missing(&mut self, key: &'static str, what: &str, hint: &str) {
-        if let Some(setting) = setting_of(key) {
-            self.problems.push(Problem::of(setting, &Origin::Default, what).with_hint(hint));
-        }
-    }
-
-    fn get(&self, key: &'static str) -> Option<Found> {
-        setting_of(key).and_then(|setting| self.found(setting))
-    }
-
-    fn text(&mut self, key: &'static str) -> Option<String> {
-        match self.get(key)?.value {
-            Value::Text(text) => Some(text),
-            // The file's reader already refused every other shape.
-            _ => None,
-        }
-    }
-
-    fn parsed<T: std::str::FromStr<Err = String>>(&mut self, key: &'static str) -> Option<T> {
-        let Found { value, origin } = self.get(key)?;
-        let Value::Text(text) = value else { return None };
-        text.parse().map_err(|what: String| self.wrong(key, &origin, what)).ok()
-    }
-
-    fn switch(&mut self, key: &'static str, default: bool) -> bool {
-        let Some(Found { value, origin }) = self.get(key) else { return default };
-        match value {
-            Value::Switch(on) => on,
-            Value::Text(text) => match text.to_ascii_lowercase().as_str() {
-                "true" | "yes" | "on" | "1" => true,
-                "false" | "no" | "off" | "0" => false,
-                _ => {
-                    self.wrong(key, &origin, format!("{text:?} is neither true nor false"));
-                    default
-                }
-            },
-            _ => default,
-        }
-    }
-
-    fn list(&self, key: &'static str) -> Option<(Vec<String>, Origin)> {
-        let Found { value, origin } = self.get(key)?;
-        let list = match value {
-            Value::List(list) => list,
-            Value::Text(text) => text.split(':').filter(|s| !s.is_empty()).map(str::to_owned).collect(),
-            _ => return None,
-        };
-        Some((list, origin))
-    }
-
     fn workers(&mut self) -> usize {
         let default = || std::thread::available_parallelism().map_or(1, |n| n.get().min(64));
         let Some(Found { value, origin }) = self.get("workers") else { return default() };
@@ -306,13 +223,6 @@ impl Layers<'_> {
         text.parse()
             .map_err(|e: backup_core::Error| self.wrong("trust.repository", &origin, e.to_string()))
             .ok()
-    }
-
-    /// Adds what to try to the problem found last.
-    fn hint(&mut self, hint: impl Into<String>) {
-        if let Some(problem) = self.problems.pop() {
-            self.problems.push(problem.with_hint(hint));
-        }
     }
 
     fn state_dir(&mut self) -> PathBuf {
@@ -364,115 +274,6 @@ impl Layers<'_> {
             _ => text,
         };
         Some(Destination { name: None, url, table: Table::default() })
-    }
-
-    fn keys(&mut self, key: &'static str) -> Vec<KeyName> {
-        let Some((names, origin)) = self.list(key) else { return Vec::new() };
-        names
-            .into_iter()
-            .map(|name| match (name.as_str(), self.file.recipients.get(&name)) {
-                ("passphrase", _) => KeyName::Passphrase,
-                ("secret-key", _) => KeyName::SecretKey,
-                ("none", _) if key == "keys.identities" => KeyName::None,
-                (_, Some(path)) if key == "keys.recipients" => KeyName::File(PathBuf::from(path)),
-                _ => match &origin {
-                    Origin::File { path, .. } => KeyName::File(PathBuf::from(beside(path, &name))),
-                    _ => KeyName::File(PathBuf::from(name)),
-                },
-            })
-            .collect()
-    }
-
-    fn recipients(&mut self, needed: bool) -> Vec<KeyName> {
-        let keys = self.keys("keys.recipients");
-        let none = self.switch("keys.no_encryption", false);
-        let from_flag = |key: &str| self.args.values.contains_key(key);
-        if none && from_flag("keys.recipients") && from_flag("keys.no_encryption") {
-            self.wrong("keys.no_encryption", &Origin::Flag, "contradicts --recipient");
-        }
-        if none {
-            return Vec::new();
-        }
-        if needed && keys.is_empty() {
-            self.missing(
-                "keys.recipients",
-                "nobody is named who could open the backup",
-                "make a key with `strongroom keygen -o key.pem` and pass -r key.pub.pem; to store without encryption, say --no-encryption",
-            );
-        }
-        let symmetric = keys.iter().any(|k| matches!(k, KeyName::Passphrase | KeyName::SecretKey));
-        if needed && symmetric && !self.switch("keys.allow_symmetric", false) {
-            self.missing(
-                "keys.allow_symmetric",
-                "a passphrase or secret key lets this machine read its own backups",
-                "pass --allow-symmetric if that is meant, or use a public key",
-            );
-        }
-        keys
-    }
-
-    fn identities(&mut self, needed: bool) -> Vec<KeyName> {
-        let mut keys = self.keys("keys.identities");
-        if keys.is_empty() {
-            // A passphrase or secret key that is at hand is meant to be used.
-            if !matches!(self.passphrase(), PassphraseFrom::Prompt) {
-                keys.push(KeyName::Passphrase);
-            }
-            if self.secret_key().is_some() {
-                keys.push(KeyName::SecretKey);
-            }
-        }
-        if needed && keys.is_empty() {
-            self.missing(
-                "keys.identities",
-                "no key to open the backup with",
-                "pass -i key.pem, -i passphrase or -i secret-key; -i none for a backup without encryption",
-            );
-        }
-        keys
-    }
-
-    fn passphrase(&mut self) -> PassphraseFrom {
-        if let Some(number) = self.args.passphrase_fd {
-            return PassphraseFrom::Descriptor(number);
-        }
-        let file = self.get("keys.passphrase_file");
-        let variable = self.env.get("STRONGROOM_PASSPHRASE");
-        match (file, variable) {
-            (Some(Found { value: Value::Text(path), origin: Origin::Flag | Origin::Variable }), _) => {
-                PassphraseFrom::File(PathBuf::from(path))
-            }
-            (_, Some(text)) => PassphraseFrom::Variable(Zeroizing::new(text.to_owned())),
-            (Some(Found { value: Value::Text(path), .. }), None) => PassphraseFrom::File(PathBuf::from(path)),
-            _ => PassphraseFrom::Prompt,
-        }
-    }
-
-    fn secret_key(&mut self) -> Option<SecretKeyFrom> {
-        let file = self.get("keys.secret_key_file");
-        let variable = self.env.get("STRONGROOM_ENCRYPTION_KEY").or_else(|| self.env.get("ENCRYPTION_KEY"));
-        match (file, variable) {
-            (Some(Found { value: Value::Text(path), origin: Origin::Flag | Origin::Variable }), _) => {
-                Some(SecretKeyFrom::File(PathBuf::from(path)))
-            }
-            (_, Some(text)) => Some(SecretKeyFrom::Variable(Zeroizing::new(text.to_owned()))),
-            (Some(Found { value: Value::Text(path), .. }), None) => {
-                Some(SecretKeyFrom::File(PathBuf::from(path)))
-            }
-            _ => None,
-        }
-    }
-}
-
-/// A relative path of a file, or anything with a scheme as it is.
-fn beside(file: &Path, text: &str) -> String {
-    match file.parent() {
-        Some(folder)
-            if !text.contains("://") && Path::new(text).is_relative() && !folder.as_os_str().is_empty() =>
-        {
-            folder.join(text).to_string_lossy().into_owned()
-        }
-        _ => text.to_owned(),
     }
 }
 

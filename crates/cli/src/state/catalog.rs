@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::durable;
+use crate::failure::io_error;
 
 /// A [`Catalog`] in one file. Lines of runs in other processes may stand between.
 #[derive(Debug, Clone)]
@@ -39,9 +40,38 @@ impl RunLog {
         durable::append_line(&self.path, &text, 0o600)
     }
 
+    /// The log as text. A line that a crash cut short may end within a character.
+    fn text(&self) -> Result<String> {
+        match std::fs::read(&self.path) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            Err(error) => Err(io_error(&self.path, "read", error)),
+        }
+    }
+
+    /// How many runs of this backup were begun.
+    fn begun(&self, id: &str) -> Result<u64> {
+        let text = self.text()?;
+        let lines = text.lines().filter(|line| line.contains(id));
+        let begun = lines
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .filter(|line| matches!(line, Line::Begin { record } if record.id == id));
+        Ok(begun.count() as u64)
+    }
+
+    /// Appends what a run says of itself, unless a newer one has taken its place.
+    fn append_of(&self, run: &Run, line: &Line) -> Result<()> {
+        if self.begun(&run.backup.id.to_string())? > run.fence {
+            let what = "another run has taken the place of this one";
+            return Err(Error::new(ErrorKind::Conflict, run.backup.to_string(), what)
+                .with_hint("see with `strongroom list` what became of the other"));
+        }
+        self.append(line)
+    }
+
     /// Every run, oldest first. A line that a crash cut short is skipped.
     pub(crate) fn read(&self) -> Result<Vec<RunRecord>> {
-        let text = durable::read(&self.path)?.unwrap_or_default();
+        let text = self.text()?;
         let mut records: Vec<RunRecord> = Vec::new();
         let mut places: BTreeMap<String, usize> = BTreeMap::new();
         for line in text.lines().filter_map(|line| serde_json::from_str(line).ok()) {
@@ -70,13 +100,14 @@ impl RunLog {
 impl Catalog for RunLog {
     async fn begin(&self, record: RunRecord) -> Result<Run> {
         let backup = BackupRef { source: record.source.parse()?, id: record.id.parse()? };
-        // Ids are random and used once, so one fence serves every run.
+        // Ids are random, so the fence counts the runs of this backup alone.
+        let fence = self.begun(&record.id)? + 1;
         self.append(&Line::Begin { record })?;
-        Ok(Run { backup, fence: 1 })
+        Ok(Run { backup, fence })
     }
 
     async fn advance(&self, run: &Run, status: RunStatus) -> Result<()> {
-        self.append(&Line::Advance { id: run.backup.id.to_string(), status })
+        self.append_of(run, &Line::Advance { id: run.backup.id.to_string(), status })
     }
 
     async fn end(&self, run: Run, at: Timestamp, outcome: Result<(), (ErrorKind, String)>) -> Result<()> {
@@ -85,7 +116,7 @@ impl Catalog for RunLog {
             Err((ErrorKind::Cancelled, why)) => (RunStatus::Cancelled, Some(why)),
             Err((_, why)) => (RunStatus::Failed, Some(why)),
         };
-        self.append(&Line::End { id: run.backup.id.to_string(), at, status, error })
+        self.append_of(&run, &Line::End { id: run.backup.id.to_string(), at, status, error })
     }
 
     async fn list(&self) -> Result<Vec<RunRecord>> {
@@ -96,6 +127,27 @@ impl Catalog for RunLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_log_of_runs_obeys_the_suite() {
+        let folder = tempfile::tempdir().unwrap();
+        backup_core::testing::catalog_suite(|| RunLog::new(folder.path().join("state/runs.jsonl"))).await;
+    }
+
+    #[tokio::test]
+    async fn a_line_that_was_cut_within_a_character_hides_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("runs.jsonl");
+        let log = RunLog::new(path.clone());
+        let (first, second) =
+            (record(backup_core::BackupId::random()), record(backup_core::BackupId::random()));
+        log.begin(first.clone()).await.unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.extend_from_slice(b"{\"event\":\"end\",\"error\":\"gr\xc3");
+        std::fs::write(&path, bytes).unwrap();
+        log.begin(second.clone()).await.unwrap();
+        assert_eq!(log.list().await.unwrap(), [first, second]);
+    }
 
     fn record(id: backup_core::BackupId) -> RunRecord {
         RunRecord {

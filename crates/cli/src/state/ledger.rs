@@ -100,6 +100,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn the_ledger_obeys_the_suite() {
+        let folder = tempfile::tempdir().unwrap();
+        backup_core::testing::ledger_suite(|| FileLedger::new(folder.path().join("state/ledger"))).await;
+    }
+
+    #[tokio::test]
     async fn an_intended_head_survives_and_settles_either_way() {
         let folder = tempfile::tempdir().unwrap();
         let (repository, source) = (RepositoryId::random(), "orders".parse().unwrap());

@@ -12,7 +12,7 @@ mod pins;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use backup_core::{Error, ErrorKind, RepositoryId, Result, SourceName};
+use backup_core::{Error, ErrorKind, RepositoryId, Result, Sha256Digest, SourceName};
 
 use crate::failure::io_error;
 
@@ -90,9 +90,11 @@ impl State {
         FileLedger::new(self.folder.join("ledger"))
     }
 
-    /// The log of runs.
-    pub(crate) fn runs(&self) -> RunLog {
-        RunLog::new(self.folder.join("runs.jsonl"))
+    /// The log of runs into a place.
+    pub(crate) fn runs(&self, place: &str) -> RunLog {
+        // A place is a URL or path of any length; its digest is a fit name for a file.
+        let name = Sha256Digest::of(place.as_bytes()).to_string();
+        RunLog::new(self.folder.join("runs").join(format!("{}.jsonl", &name[..16])))
     }
 
     /// The right to back up `source` into `repository`, held by one process of this host.

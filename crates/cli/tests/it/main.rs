@@ -9,6 +9,7 @@ mod files;
 mod keys;
 mod killed;
 mod lab;
+mod memory;
 mod origin;
 mod postgres;
 mod quickstart;

@@ -1,6 +1,6 @@
 //! A PostgreSQL database backed up, verified, restored into a new database and found equal.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -182,14 +182,19 @@ fn incident_79_no_secret_is_visible_in_the_process_list() {
     assert_eq!(new.content(), old.content());
 }
 
-/// Every different command line in the process list while a command runs to its success.
+/// Every different command line of a command and of the programs it starts, until its success.
 fn arguments_during(lab: &Lab, args: &[&str]) -> BTreeSet<String> {
     let mut child = lab.command(args).stdout(std::process::Stdio::null()).spawn().unwrap();
     let mut seen = BTreeSet::new();
     let status = loop {
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            // Processes come and go between the two calls.
-            if let Ok(arguments) = std::fs::read(entry.path().join("cmdline")) {
+        // Processes come and go between the calls: what cannot be read is gone.
+        let parents: BTreeMap<u32, u32> =
+            std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| parent(&entry)).collect();
+        for pid in parents.keys() {
+            let mut ancestors = std::iter::successors(Some(*pid), |pid| parents.get(pid).copied());
+            if ancestors.any(|ancestor| ancestor == child.id())
+                && let Ok(arguments) = std::fs::read(format!("/proc/{pid}/cmdline"))
+            {
                 seen.insert(String::from_utf8_lossy(&arguments).replace('\0', " "));
             }
         }
@@ -199,6 +204,14 @@ fn arguments_during(lab: &Lab, args: &[&str]) -> BTreeSet<String> {
     };
     assert!(status.success());
     seen
+}
+
+/// A process and its parent (proc(5): the second field after the name in parentheses).
+fn parent(entry: &std::fs::DirEntry) -> Option<(u32, u32)> {
+    let pid = entry.file_name().to_str()?.parse().ok()?;
+    let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+    let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+    Some((pid, parent))
 }
 
 /// The client tools of an older version than the server are refused before a byte is dumped.

@@ -88,6 +88,13 @@ fn incident_15_a_failed_run_is_told_and_stays_visible() {
     let lines: Vec<serde_json::Value> = log.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!((&lines[0]["status"], &lines[1]["status"]), (&"failed".into(), &"completed".into()));
     assert!(lines[0]["message"].as_str().unwrap().contains("missing.db"), "{log}");
+    let list = lab.run(["--json", "list", "-d", "./b"]).ok().json();
+    let runs = list["runs"].as_array().unwrap();
+    assert_eq!(
+        (runs.len(), &runs[0]["source"], &runs[0]["status"]),
+        (1, &"missing".into(), &"failed".into())
+    );
+    assert_eq!(runs[0]["id"], lines[0]["id"]);
 }
 
 /// A dump that hangs is stopped after a while, and told like any other failure.

@@ -1,0 +1,110 @@
+//! Which keys, passphrases and secret keys are meant.
+
+use std::path::PathBuf;
+
+use zeroize::Zeroizing;
+
+use super::file::{Found, Value};
+use super::layers::{Layers, beside};
+use super::problem::Origin;
+use super::resolve::KeyName;
+use super::value::{PassphraseFrom, SecretKeyFrom};
+
+impl Layers<'_> {
+    fn keys(&mut self, key: &'static str) -> Vec<KeyName> {
+        let Some((names, origin)) = self.list(key) else { return Vec::new() };
+        names
+            .into_iter()
+            .map(|name| match (name.as_str(), self.file.recipients.get(&name)) {
+                ("passphrase", _) => KeyName::Passphrase,
+                ("secret-key", _) => KeyName::SecretKey,
+                ("none", _) if key == "keys.identities" => KeyName::None,
+                (_, Some(path)) if key == "keys.recipients" => KeyName::File(PathBuf::from(path)),
+                _ => match &origin {
+                    Origin::File { path, .. } => KeyName::File(PathBuf::from(beside(path, &name))),
+                    _ => KeyName::File(PathBuf::from(name)),
+                },
+            })
+            .collect()
+    }
+
+    pub(super) fn recipients(&mut self, needed: bool) -> Vec<KeyName> {
+        let keys = self.keys("keys.recipients");
+        let none = self.switch("keys.no_encryption", false);
+        let from_flag = |key: &str| self.args.values.contains_key(key);
+        if none && from_flag("keys.recipients") && from_flag("keys.no_encryption") {
+            self.wrong("keys.no_encryption", &Origin::Flag, "contradicts --recipient");
+        }
+        if none {
+            return Vec::new();
+        }
+        if needed && keys.is_empty() {
+            self.missing(
+                "keys.recipients",
+                "nobody is named who could open the backup",
+                "make a key with `strongroom keygen -o key.pem` and pass -r key.pub.pem; to store without encryption, say --no-encryption",
+            );
+        }
+        let symmetric = keys.iter().any(|k| matches!(k, KeyName::Passphrase | KeyName::SecretKey));
+        if needed && symmetric && !self.switch("keys.allow_symmetric", false) {
+            self.missing(
+                "keys.allow_symmetric",
+                "a passphrase or secret key lets this machine read its own backups",
+                "pass --allow-symmetric if that is meant, or use a public key",
+            );
+        }
+        keys
+    }
+
+    pub(super) fn identities(&mut self, needed: bool) -> Vec<KeyName> {
+        let mut keys = self.keys("keys.identities");
+        if keys.is_empty() {
+            // A passphrase or secret key that is at hand is meant to be used.
+            if !matches!(self.passphrase(), PassphraseFrom::Prompt) {
+                keys.push(KeyName::Passphrase);
+            }
+            if self.secret_key().is_some() {
+                keys.push(KeyName::SecretKey);
+            }
+        }
+        if needed && keys.is_empty() {
+            self.missing(
+                "keys.identities",
+                "no key to open the backup with",
+                "pass -i key.pem, -i passphrase or -i secret-key; -i none for a backup without encryption",
+            );
+        }
+        keys
+    }
+
+    pub(super) fn passphrase(&mut self) -> PassphraseFrom {
+        if let Some(number) = self.args.passphrase_fd {
+            return PassphraseFrom::Descriptor(number);
+        }
+        let file = self.get("keys.passphrase_file");
+        let variable = self.env.get("STRONGROOM_PASSPHRASE");
+        match (file, variable) {
+            (Some(Found { value: Value::Text(path), origin: Origin::Flag | Origin::Variable }), _) => {
+                PassphraseFrom::File(PathBuf::from(path))
+            }
+            (_, Some(text)) => PassphraseFrom::Variable(Zeroizing::new(text.to_owned())),
+            (Some(Found { value: Value::Text(path), .. }), None) => PassphraseFrom::File(PathBuf::from(path)),
+            _ => PassphraseFrom::Prompt,
+        }
+    }
+
+    pub(super) fn secret_key(&mut self) -> Option<SecretKeyFrom> {
+        let file = self.get("keys.secret_key_file");
+        let variable = self.env.get("STRONGROOM_ENCRYPTION_KEY").or_else(|| self.env.get("ENCRYPTION_KEY"));
+        match (file, variable) {
+            (Some(Found { value: Value::Text(path), origin: Origin::Flag | Origin::Variable }), _) => {
+                Some(SecretKeyFrom::File(PathBuf::from(path)))
+            }
+            (_, Some(text)) => Some(SecretKeyFrom::Variable(Zeroizing::new(text.to_owned()))),
+            (Some(Found { value: Value::Text(path), .. }), None) => {
+                Some(SecretKeyFrom::File(PathBuf::from(path)))
+            }
+            _ => None,
+        }
+    }
+}
