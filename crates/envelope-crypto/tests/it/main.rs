@@ -13,4 +13,5 @@ mod ranges;
 mod recovery;
 mod round_trip;
 mod settings;
+mod suites;
 mod vectors;
