@@ -88,9 +88,14 @@ impl Inspector for PostgresInspector {
         let refuse = |error| not_whole(error).at(Stage::Verify);
         let mut parser = ArchiveParser::new();
         let mut total = 0;
-        while let Some(chunk) = bytes.next().await {
-            cx.check(PG_CUSTOM)?;
-            let chunk = chunk?;
+        loop {
+            // Also where the input stalls.
+            let next = tokio::select! {
+                biased;
+                () = cx.cancel().cancelled() => return Err(Error::cancelled(PG_CUSTOM).at(Stage::Verify)),
+                next = bytes.next() => next,
+            };
+            let Some(chunk) = next.transpose()? else { break };
             parser.push(&chunk).map_err(refuse)?;
             total += chunk.len() as u64;
         }

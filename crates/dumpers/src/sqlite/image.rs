@@ -1,7 +1,7 @@
 //! The database image: its header (file format, section 1.3) and a check of a whole one.
 
 use async_trait::async_trait;
-use backup_core::{ByteStream, Context, DumpFormat, Inspection, Inspector, Plain, Result, Stage};
+use backup_core::{ByteStream, Context, DumpFormat, Error, Inspection, Inspector, Plain, Result, Stage};
 use std::path::Path;
 
 use super::SQLITE_IMAGE;
@@ -88,9 +88,14 @@ impl Inspector for SqliteInspector {
         let mut filled = 0;
         let mut total = 0_u64;
         let mut header = None;
-        while let Some(chunk) = bytes.next().await {
-            cx.check(SQLITE_IMAGE)?;
-            let chunk = chunk?;
+        loop {
+            // Also where the input stalls.
+            let next = tokio::select! {
+                biased;
+                () = cx.cancel().cancelled() => return Err(Error::cancelled(SQLITE_IMAGE).at(Stage::Verify)),
+                next = bytes.next() => next,
+            };
+            let Some(chunk) = next.transpose()? else { break };
             let take = chunk.len().min(HEADER_LEN - filled);
             head[filled..filled + take].copy_from_slice(&chunk[..take]);
             filled += take;

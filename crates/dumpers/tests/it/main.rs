@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod command;
+mod inspectors;
 mod postgres;
 mod postgres_faults;
 mod processes;
