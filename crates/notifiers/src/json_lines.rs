@@ -50,13 +50,19 @@ fn append(path: &Path, line: &[u8]) -> Result<()> {
         .open(path)
         .and_then(|mut file| file.write_all(line).and_then(|()| file.sync_data()))
         .map_err(|e| {
-            Error::new(ErrorKind::Unavailable, path.display().to_string(), format!("the notice could not be written: {e}"))
-                .with_hint("check the folder and its permissions")
+            Error::new(
+                ErrorKind::Unavailable,
+                path.display().to_string(),
+                format!("the notice could not be written: {e}"),
+            )
+            .with_hint("check the folder and its permissions")
         })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use backup_core::RunStatus;
 
@@ -71,17 +77,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_notice_is_one_line_that_reads_back() {
+    async fn it_obeys_the_suite() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notices.jsonl");
-        let notifier = JsonLines::new(&path);
-        let notices = [notice("one"), notice("two\nlines and \"quotes\"")];
-        for notice in &notices {
-            notifier.notify(notice).await.unwrap();
-        }
-        let text = std::fs::read_to_string(&path).unwrap();
-        let read: Vec<Notice> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(read, notices);
+        let delivered = async || -> Vec<Notice> {
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        };
+        let notifier = Arc::new(JsonLines::new(&path));
+        backup_core::testing::notifier_suite(notifier, delivered).await;
     }
 
     #[tokio::test]
