@@ -54,7 +54,7 @@ impl RunLog {
         let text = self.text()?;
         let lines = text.lines().filter(|line| line.contains(id));
         let begun = lines
-            .filter_map(|line| serde_json::from_str(line).ok())
+            .filter_map(|line| serde_json::from_str::<Line>(line).ok())
             .filter(|line| matches!(line, Line::Begin { record } if record.id == id));
         Ok(begun.count() as u64)
     }
