@@ -238,6 +238,11 @@ impl S3Place {
             return Err(problems);
         }
         let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
+        // `s3://id:secret/bucket`: what is no bucket's name is not repeated.
+        if bucket.contains(':') {
+            problems.push(Problem::CredentialsInside);
+            return Err(problems);
+        }
         let mut place = Self {
             bucket: bucket.to_owned(),
             prefix: prefix.trim_end_matches('/').to_owned(),
@@ -444,6 +449,7 @@ mod tests {
     fn a_secret_in_a_url_is_refused_and_not_repeated() {
         for text in [
             "s3://AKIA123:hunter2@bucket/prefix",
+            "s3://AKIA123:hunter2/bucket",
             "s3://bucket/prefix?secret_access_key=hunter2",
             "s3://bucket/prefix?access_key_id=hunter2",
             "s3://bucket/prefix?session_token=hunter2",

@@ -33,6 +33,12 @@ pub enum Trouble {
     /// There is no such object.
     #[error("no such object")]
     NoSuchObject,
+    /// The object is in an archive, from which it has to be fetched first.
+    #[error("the object is in an archive")]
+    Archived,
+    /// The server has removed the unfinished upload.
+    #[error("the unfinished upload is no longer there")]
+    UploadGone,
     /// The object is no longer the version that was looked at.
     #[error("is no longer the version that was looked at")]
     Changed,
@@ -95,7 +101,9 @@ impl Trouble {
             Self::BadCredentials | Self::NoCredentials | Self::ClockSkew | Self::AccessDenied => {
                 ErrorKind::Denied
             }
-            Self::NoSafeRename | Self::OtherFileSystem | Self::NotSupported => ErrorKind::Unsupported,
+            Self::NoSafeRename | Self::OtherFileSystem | Self::NotSupported | Self::Archived => {
+                ErrorKind::Unsupported
+            }
             Self::Taken => ErrorKind::Conflict,
             Self::NoSuchObject => ErrorKind::NotFound,
             Self::Changed | Self::Corrupted => ErrorKind::Integrity,
@@ -103,7 +111,7 @@ impl Trouble {
             Self::NoSpace | Self::ConnectionRefused | Self::Unreachable | Self::ConnectionLost => {
                 ErrorKind::Unavailable
             }
-            Self::Overloaded | Self::Other => ErrorKind::Unavailable,
+            Self::Overloaded | Self::UploadGone | Self::Other => ErrorKind::Unavailable,
         }
     }
 
@@ -119,6 +127,10 @@ impl Trouble {
             Self::OtherFileSystem => "use the mounted folder itself as the destination",
             Self::Taken => "objects are never replaced; a new run uses a new name",
             Self::NoSuchObject => return None,
+            Self::Archived => "restore it from its archive storage class first, then run again",
+            Self::UploadGone => {
+                "check the bucket's rule that aborts incomplete uploads: it must leave a backup's time; then run again"
+            }
             Self::Changed => "objects are never replaced by this program: find out who changed it",
             Self::NoSuchBucket => "create the bucket, or check its name, the endpoint and the region",
             Self::BadCredentials => "check the access key, its secret and the session token",
@@ -195,6 +207,8 @@ impl Trouble {
             "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
                 Self::WrongRegion
             }
+            "NoSuchUpload" => Self::UploadGone,
+            "InvalidObjectState" => Self::Archived,
             "RequestTimeTooSkewed" => Self::ClockSkew,
             "AccessDenied" | "AllAccessDisabled" => Self::AccessDenied,
             "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch" => {
@@ -313,6 +327,8 @@ mod tests {
         };
         assert_eq!(Trouble::of_opendal(&answer("SignatureDoesNotMatch")), Trouble::BadCredentials);
         assert_eq!(Trouble::of_opendal(&answer("RequestTimeTooSkewed")), Trouble::ClockSkew);
+        assert_eq!(Trouble::of_opendal(&answer("InvalidObjectState")), Trouble::Archived);
+        assert_eq!(Trouble::of_opendal(&answer("NoSuchUpload")), Trouble::UploadGone);
         assert_eq!(Trouble::of_opendal(&answer("Unheard")), Trouble::AccessDenied);
     }
 }

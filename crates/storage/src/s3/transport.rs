@@ -19,7 +19,7 @@ use backup_core::{Error, ErrorKind, Result};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures::StreamExt as _;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use md5::{Digest as _, Md5};
 use opendal::raw::ServiceOperation;
 use opendal::{Buffer, HttpBody, HttpTransport};
@@ -42,6 +42,9 @@ const CONTENT_MD5: &str = "content-md5";
 const SHORT: usize = 16 * 1024;
 /// What is said of an answer that does not fit; `Trouble` knows it by its code.
 const OTHER_BYTES: &str = "code: \"BadDigest\", the server answered for other bytes than were sent";
+
+/// The header that names the region of a bucket to whom asks in another.
+const REGION: &str = "x-amz-bucket-region";
 
 /// Sends requests, each within its time.
 #[derive(Debug, Clone)]
@@ -161,6 +164,7 @@ impl HttpTransport for Transport {
         let operation = operation(&request);
         let _under_way = UnderWay::new(&self.seen);
         let carries = matches!(operation, "PutObject" | "UploadPart");
+        let bodiless = request.method() == Method::HEAD;
         let body = carries.then(|| request.body().clone());
         let checksum = request.headers().get(CHECKSUM).cloned();
         let mut digest = None;
@@ -180,6 +184,14 @@ impl HttpTransport for Transport {
             Ok(response) => response?,
             Err(_) => return Err(silent("send http request", limit)),
         };
+        // An answer to HEAD has no document that would say what is wrong.
+        if bodiless
+            && matches!(response.status().as_u16(), 301 | 307 | 400)
+            && let Some(region) = response.headers().get(REGION).and_then(|region| region.to_str().ok())
+        {
+            let what = format!("code: \"PermanentRedirect\", the bucket is in the region {region}");
+            return Err(opendal::Error::new(opendal::ErrorKind::Unexpected, what));
+        }
         if let Some(body) = body
             && response.status().is_success()
         {

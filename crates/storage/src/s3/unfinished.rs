@@ -3,6 +3,7 @@
 //! `opendal` has no call for them, so these requests are made here, signed by the same signer:
 //! ListMultipartUploads and AbortMultipartUpload of the S3 API.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,13 +156,13 @@ impl Unfinished {
             tries += 1;
             let answer = self.send_once(name, method.clone(), url).await?;
             let passing = match &answer {
-                Ok((status, _)) => status.is_server_error() && *status != StatusCode::NOT_IMPLEMENTED,
+                Ok((status, _)) => may_pass(*status),
                 Err(error) => error.is_temporary(),
             };
             if !passing || tries > self.retry.times {
                 return answer.map_err(|error| from_opendal(name, "looking for unfinished uploads", &error));
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(pause + jitter(pause)).await;
             pause = (pause * 2).min(self.retry.max_delay).max(Duration::from_millis(1));
         }
     }
@@ -188,6 +189,19 @@ impl Unfinished {
             (parts.status, body.to_vec())
         }))
     }
+}
+
+/// Whether the same request may be answered otherwise later.
+fn may_pass(status: StatusCode) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS
+        || status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+}
+
+/// Up to as long again, so that many who were sent away together do not come back together.
+fn jitter(pause: Duration) -> Duration {
+    // A hasher's keys are random; nothing here needs better.
+    let random = RandomState::new().build_hasher().finish();
+    pause.mul_f64((random >> 11) as f64 / (1u64 << 53) as f64)
 }
 
 /// An answer that is not the one hoped for.
@@ -232,6 +246,19 @@ mod tests {
     fn only_unreserved_characters_stand_for_themselves() {
         assert_eq!(encoded("a/b c~\u{e4}", false), "a%2Fb%20c~%C3%A4");
         assert_eq!(encoded("a/b+c", true), "a/b%2Bc");
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again_and_not_all_at_once() {
+        for (status, passes) in
+            [(429, true), (500, true), (503, true), (501, false), (400, false), (403, false), (404, false)]
+        {
+            assert_eq!(may_pass(StatusCode::from_u16(status).unwrap()), passes, "{status}");
+        }
+        let pause = Duration::from_secs(8);
+        let jitters: Vec<Duration> = (0..50).map(|_| jitter(pause)).collect();
+        assert!(jitters.iter().all(|jitter| *jitter < pause));
+        assert!(jitters.iter().any(|jitter| *jitter != jitters[0]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use backup_core::testing::store_suite;
 use backup_core::testing::{noise, put};
 use backup_core::{BackupId, ErrorKind, ObjectKey, Result};
+use futures::StreamExt as _;
 use storage::Opened;
 
 use crate::proxy::{Harm, Plan, Proxy};
@@ -11,6 +12,8 @@ use crate::servers::{Server, rgw, s3s};
 /// Two parts, the first of the shortest length.
 const LARGE: usize = (5 << 20) + 1_000;
 const SMALL_PARTS: &str = "&part_memory=20";
+/// How many uploads are harmed at the same time.
+const AT_ONCE: usize = 4;
 
 fn key() -> ObjectKey {
     "db/object".parse().unwrap()
@@ -55,8 +58,12 @@ impl Run {
 async fn walk(bytes: &[u8], harm: Harm, times: usize) -> Vec<(String, Run)> {
     let server = s3s();
     let mut runs = Vec::new();
-    for at in 0.. {
-        let run = upload(&server, bytes, Plan { what: "", at, times, harm }).await;
+    // A few at a time, until one was spared because it made no request of that number.
+    let mut walked = futures::stream::iter(0..)
+        .map(|at| upload(&server, bytes, Plan { what: "", at, times, harm }))
+        .buffered(AT_ONCE)
+        .boxed();
+    while let Some(run) = walked.next().await {
         let Some(first) = run.harmed.first().cloned() else {
             run.done.as_ref().expect("an upload without harm");
             assert!(run.visible(bytes).await);
@@ -209,6 +216,34 @@ async fn a_key_that_may_only_write_can_store() {
             assert!(run.visible(bytes).await);
         }
     }
+}
+
+/// A refusal that stays is not asked for again, and one that may pass is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_may_pass_is_tried_again() {
+    let bytes = noise(LARGE, 10);
+    for (harm, times, tries, stored) in
+        [(Harm::Deny, usize::MAX, 1, false), (Harm::Busy, 2, 3, true), (Harm::Busy, usize::MAX, 3, false)]
+    {
+        let plan = Plan { what: "partNumber=1", at: 0, times, harm };
+        let run = upload(&s3s(), &bytes, plan).await;
+        assert_eq!((run.done.is_ok(), run.proxy.seen()), (stored, tries), "{harm:?}: {:?}", run.done);
+        assert_eq!(run.visible(&bytes).await, stored);
+        if let Err(error) = run.done {
+            let kind = if harm == Harm::Deny { ErrorKind::Denied } else { ErrorKind::Unavailable };
+            assert_eq!(error.kind(), kind, "{error:?}");
+        }
+    }
+}
+
+/// The first request asks whether the name is free, and a refusal of that one has no text.
+#[tokio::test]
+async fn a_bucket_of_another_region_is_named() {
+    let plan = Plan { what: "HEAD", at: 0, times: usize::MAX, harm: Harm::Elsewhere };
+    let run = upload(&s3s(), b"small", plan).await;
+    let error = run.done.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+    assert!(format!("{error:?}").contains("eu-north-9") && error.hint().unwrap().contains("region="));
 }
 
 /// The same where the request itself never arrived: the upload is aborted, and nothing is left.

@@ -28,6 +28,10 @@ pub(crate) enum Harm {
     HoldAnswer,
     /// The answer is 403, and the server sees nothing.
     Deny,
+    /// The answer is 503, and the server sees nothing.
+    Busy,
+    /// The answer is that of a bucket in another region, and the server sees nothing.
+    Elsewhere,
     /// One bit of the body changes on the way to the server.
     FlipBit,
     /// The same, and the server does not see the MD5 of the body, as if it compared nothing.
@@ -161,10 +165,15 @@ impl State {
         if harm == Some(Harm::Refuse) {
             return Ok(());
         }
-        if harm == Some(Harm::Deny) {
-            client
-                .write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                .await?;
+        let instead = match harm {
+            Some(Harm::Deny) => Some("403 Forbidden"),
+            Some(Harm::Busy) => Some("503 Slow Down"),
+            Some(Harm::Elsewhere) => Some("301 Moved Permanently\r\nx-amz-bucket-region: eu-north-9"),
+            _ => None,
+        };
+        if let Some(instead) = instead {
+            let answer = format!("HTTP/1.1 {instead}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            client.write_all(answer.as_bytes()).await?;
             return client.shutdown().await;
         }
         let len: usize = head
