@@ -24,6 +24,9 @@ pub trait Catalog: fmt::Debug + Send + Sync {
     async fn advance(&self, run: &Run, status: RunStatus) -> Result<()>;
 
     /// Records a run's end: `Completed`, or failed with this kind of error and message.
+    ///
+    /// # Errors
+    /// `Conflict` when a newer run has taken this one's place: its end says nothing of the newer.
     async fn end(&self, run: Run, at: Timestamp, outcome: Result<(), (ErrorKind, String)>) -> Result<()>;
 
     /// Every run, oldest first.

@@ -12,7 +12,7 @@ use crate::progress::RunStatus;
 /// Tells somebody. Called after the state it reports is durable; a failure here never fails a backup.
 #[async_trait]
 pub trait Notifier: fmt::Debug + Send + Sync {
-    /// Delivers one notice.
+    /// Delivers one notice: when this returns, it has arrived.
     async fn notify(&self, notice: &Notice) -> Result<()>;
 }
 

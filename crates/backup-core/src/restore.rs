@@ -118,7 +118,8 @@ pub trait Inspector: fmt::Debug + Send + Sync {
     /// Reads the dump to its end.
     ///
     /// # Errors
-    /// `Integrity` where the bytes are not a whole dump of that shape.
+    /// `Integrity` where the bytes are not a whole dump of that shape, those of the stream as they
+    /// are, and `Cancelled` soon after somebody asks to stop, also where the stream stalls.
     async fn inspect(
         &self,
         cx: &Context,

@@ -21,7 +21,8 @@ pub trait Encryptor: fmt::Debug + Send + Sync {
     fn recipients(&self) -> Vec<RecipientRef>;
 
     /// Starts sealing `plain` as backup `id`. The sealed stream ends cleanly, trailer and all, only
-    /// after `plain` ended cleanly; `report` is read at that moment and kept inside the trailer.
+    /// after `plain` ended cleanly; `report` is read at that moment and kept inside the trailer. A
+    /// source that ends without a settled report is an error.
     ///
     /// Dropping the returned stream stops the work and drops `plain`.
     async fn seal(
@@ -107,6 +108,7 @@ pub trait Auditor: fmt::Debug + Send + Sync {
     /// and these against `expected.tree_root`. The answer is the number of frames.
     ///
     /// # Errors
-    /// `Integrity` when anything differs or the envelope is cut.
+    /// `Integrity` when anything differs, when the envelope is cut, or when there is no
+    /// `expected.tree_root` to hold it against.
     async fn audit(&self, opening: Opening) -> Result<u64>;
 }
