@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, OpenFlags};
 
-use super::error::SqliteError;
+use super::error::{SqliteError, companions, plain};
 use super::image::ImageHeader;
 use super::{SQLITE_IMAGE, SqliteConfig};
 use crate::command::refuse_selection;
@@ -47,15 +47,23 @@ impl SqliteDumper {
 
     fn open(&self) -> Result<Snapshot, SqliteError> {
         match self.path.metadata() {
+            Ok(metadata) if metadata.is_dir() => return Err(SqliteError::NotADatabase),
             Ok(metadata) if metadata.len() == 0 => return Err(SqliteError::Empty),
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(SqliteError::Absent),
             Err(error) => return Err(SqliteError::Refused(error.to_string())),
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
+        let path = plain(&self.path);
+        let tidy = Tidy::before(&path);
+        let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(self.lock_wait)?;
-        Snapshot::begin(connection)
+        match Snapshot::begin(connection) {
+            Ok(snapshot) => Ok(Snapshot { _tidy: tidy, ..snapshot }),
+            // The file itself is open by now, so it is the log that is not.
+            Err(SqliteError::Refused(why)) => Err(SqliteError::NoSharedMemory(why)),
+            Err(error) => Err(error),
+        }
     }
 
     fn read(&self, outlet: &Outlet) -> Result<DumpReport> {
@@ -124,6 +132,35 @@ struct Snapshot {
     page_size: u32,
     page_count: u32,
     wal: bool,
+    /// Held to be dropped after the connection.
+    _tidy: Option<Tidy>,
+}
+
+/// Takes the empty log away that a reader makes for a database in WAL mode which nobody has open,
+/// and which a reader may not remove. Its owner is this program's user, so left behind it could keep
+/// the database's own programs out.
+struct Tidy(PathBuf);
+
+impl Tidy {
+    /// `None` where a log exists already: that is not ours.
+    fn before(path: &Path) -> Option<Self> {
+        let [log, ..] = companions(path);
+        log.symlink_metadata().is_err().then(|| Self(path.to_owned()))
+    }
+}
+
+impl Drop for Tidy {
+    fn drop(&mut self) {
+        let [log, ..] = companions(&self.0);
+        // A log with content is somebody's who came meanwhile.
+        if log.metadata().is_ok_and(|log| log.len() == 0) {
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            // SQLite removes it with the last connection that may write. Nothing depends on it.
+            if let Ok(last) = Connection::open_with_flags(&self.0, flags) {
+                let _ = last.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+            }
+        }
+    }
 }
 
 impl Snapshot {
@@ -136,7 +173,7 @@ impl Snapshot {
         if page_count == 0 {
             return Err(SqliteError::Empty);
         }
-        Ok(Self { connection, page_size, page_count, wal: mode == "wal" })
+        Ok(Self { connection, page_size, page_count, wal: mode == "wal", _tidy: None })
     }
 
     fn len(&self) -> u64 {
@@ -172,7 +209,11 @@ impl Snapshot {
         let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' \
                    ORDER BY name";
         let mut statement = self.connection.prepare(sql)?;
-        let names = statement.query_map([], |row| row.get(0))?;
+        // SQLite does not insist that text is UTF-8.
+        let names = statement.query_map([], |row| {
+            row.get_ref(0)
+                .map(|name| String::from_utf8_lossy(name.as_bytes().unwrap_or_default()).into_owned())
+        })?;
         Ok(names.collect::<Result<_, _>>()?)
     }
 

@@ -24,6 +24,12 @@ pub enum SqliteError {
     /// A crashed writer left a journal that only a writer may roll back.
     #[error("a crashed writer left a journal that has to be rolled back first")]
     NeedsRecovery,
+    /// A log in shared memory could not be made or opened.
+    #[error("it is in WAL mode, and its -shm file can neither be made nor opened beside it: {0}")]
+    NoSharedMemory(String),
+    /// A log and another page size exclude each other.
+    #[error("it is in WAL mode, which cannot take the other page size of the image")]
+    OtherPageSize,
     /// The system refused the file.
     #[error("the file cannot be opened: {0}")]
     Refused(String),
@@ -55,6 +61,15 @@ impl SqliteError {
             Self::NeedsRecovery => {
                 (ErrorKind::Unavailable, "open the database once with the program that writes it")
             }
+            Self::NoSharedMemory(_) => (
+                ErrorKind::Denied,
+                "let this user write to the folder of the database, or run while a program that writes it \
+                 has it open",
+            ),
+            Self::OtherPageSize => (
+                ErrorKind::Conflict,
+                "restore to a new name, or set PRAGMA journal_mode=DELETE on the existing database first",
+            ),
             Self::Refused(_) => (ErrorKind::Denied, "check owner and mode of the file and its folder"),
             Self::Damaged(_) => (ErrorKind::Integrity, "run PRAGMA integrity_check on it"),
             Self::Image(_) => (ErrorKind::Integrity, "use another backup"),
@@ -90,6 +105,12 @@ impl From<rusqlite::Error> for SqliteError {
     }
 }
 
+/// The path as SQLite has to be given it: a relative one could be read as a URI or as `:memory:`.
+pub(super) fn plain(path: &Path) -> PathBuf {
+    // Joining keeps an absolute path as it is.
+    Path::new(".").join(path)
+}
+
 /// The companions of a database file: they belong to exactly this file.
 pub(super) fn companions(path: &Path) -> [PathBuf; 3] {
     ["-wal", "-journal", "-shm"].map(|suffix| {
@@ -97,4 +118,18 @@ pub(super) fn companions(path: &Path) -> [PathBuf; 3] {
         name.push(suffix);
         PathBuf::from(name)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_neither_a_uri_nor_memory() {
+        for (path, expected) in
+            [("file:x?mode=memory", "./file:x?mode=memory"), (":memory:", "./:memory:"), ("/a/b", "/a/b")]
+        {
+            assert_eq!(plain(Path::new(path)), Path::new(expected));
+        }
+    }
 }

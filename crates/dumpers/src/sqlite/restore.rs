@@ -11,9 +11,9 @@ use backup_core::{
     Stage,
 };
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::error::{SqliteError, companions};
+use super::error::{SqliteError, companions, plain};
 use super::image::{HEADER_LEN, ImageHeader};
 use super::{SQLITE_IMAGE, SqliteConfig};
 use crate::command::unaccepted;
@@ -90,19 +90,20 @@ impl Restorer for SqliteRestorer {
             facts.get().is_some_and(|report| report.options.iter().any(|option| option == "journal=wal"));
         let into_existing = plan.request().into_existing;
         let this = self.clone();
-        blocking(move || {
-            check(draft.path(), wal).map_err(|error| error.at(&this.path))?;
+        let warnings = blocking(move || {
+            let warnings = check(draft.path(), wal).map_err(|error| refused(error, &this.path))?;
             draft.sync()?;
             if into_existing && this.path.exists() {
-                this.replace_content(draft.path()).map_err(|error| error.at(&this.path))
+                this.replace_content(draft.path()).map_err(|error| error.at(&this.path))?;
             } else {
                 this.check_companions()?;
-                draft.publish()
+                draft.publish()?;
             }
+            Ok(warnings)
         })
         .await
         .map_err(|error| error.at(Stage::Restore))?;
-        Ok(Restored { target: plan.target().to_owned(), bytes, warnings: Vec::new() })
+        Ok(Restored { target: plan.target().to_owned(), bytes, warnings })
     }
 }
 
@@ -111,8 +112,15 @@ impl SqliteRestorer {
     /// the new one.
     fn replace_content(&self, image: &Path) -> Result<(), SqliteError> {
         let source = Connection::open_with_flags(image, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        let mut target = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let mut target = Connection::open_with_flags(plain(&self.path), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         target.busy_timeout(self.lock_wait)?;
+        let page_size = |connection: &Connection| -> rusqlite::Result<u32> {
+            connection.pragma_query_value(None, "page_size", |row| row.get(0))
+        };
+        let mode: String = target.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+        if mode == "wal" && page_size(&source)? != page_size(&target)? {
+            return Err(SqliteError::OtherPageSize);
+        }
         let backup = Backup::new(&source, &mut target)?;
         match backup.step(-1)? {
             StepResult::Done => Ok(()),
@@ -121,10 +129,26 @@ impl SqliteRestorer {
     }
 }
 
+/// A refused image whose own bytes can still be had.
+fn refused(error: SqliteError, path: &Path) -> Error {
+    let damaged = matches!(error, SqliteError::Damaged(_));
+    let error = error.at(path);
+    if !damaged {
+        return error;
+    }
+    error.with_hint(
+        "the database was damaged when it was backed up: use an earlier backup, or restore to file:PATH \
+         to get it as it was",
+    )
+}
+
 /// Compares the image with its own header, lets SQLite check it, and brings its journal mode back.
 ///
 /// The header comes first: SQLite itself takes an empty file for a good, empty database.
-fn check(image: &Path, wal: bool) -> Result<(), SqliteError> {
+///
+/// The bytes are the ones that were backed up, whatever is found: rows that break a constraint, or
+/// a schema that needs functions of its own program, are told and do not stand in the way.
+fn check(image: &Path, wal: bool) -> Result<Vec<String>, SqliteError> {
     let mut file = File::open(image).map_err(|error| SqliteError::Refused(error.to_string()))?;
     let mut header = [0; HEADER_LEN];
     file.read_exact(&mut header).map_err(|_| SqliteError::Image("it ends within its header"))?;
@@ -135,18 +159,50 @@ fn check(image: &Path, wal: bool) -> Result<(), SqliteError> {
         return Err(SqliteError::Image("its length is not what its header says"));
     }
     let connection = Connection::open_with_flags(image, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    let verdict: String = match connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)) {
-        Ok(verdict) => verdict,
+    let warnings = quick_check(&connection)?;
+    if wal {
+        connection.pragma_update(None, "journal_mode", "wal")?;
+    }
+    connection.close().map_err(|(_, error)| error)?;
+    Ok(warnings)
+}
+
+/// What SQLite finds at most so often.
+const FINDINGS_MAX: u32 = 20;
+
+/// Damage is an error; what only concerns the content is told.
+fn quick_check(connection: &Connection) -> Result<Vec<String>, SqliteError> {
+    // The schema comes from the image: it gets to run nothing that reaches outside of it.
+    connection.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA ignore_check_constraints=ON")?;
+    let read = || -> rusqlite::Result<Vec<String>> {
+        let mut statement = connection.prepare(&format!("PRAGMA quick_check({FINDINGS_MAX})"))?;
+        let findings = statement.query_map([], |row| {
+            row.get_ref(0)
+                .map(|text| String::from_utf8_lossy(text.as_bytes().unwrap_or_default()).into_owned())
+        })?;
+        findings.collect()
+    };
+    let findings = match read() {
+        Ok(findings) => findings,
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::Unknown) => {
+            return Ok(vec![format!("SQLite alone cannot check this database: {error}")]);
+        }
         Err(error) => match SqliteError::from(error) {
             SqliteError::NotADatabase => return Err(SqliteError::Image("it is not a database")),
             other => return Err(other),
         },
     };
-    if verdict != "ok" {
-        return Err(SqliteError::Damaged(verdict));
+    match findings.iter().find(|finding| *finding != "ok" && !is_about_content(finding)) {
+        Some(damage) => Err(SqliteError::Damaged(damage.clone())),
+        None => Ok(findings.into_iter().filter(|finding| finding != "ok").collect()),
     }
-    if wal {
-        connection.pragma_update(None, "journal_mode", "wal")?;
-    }
-    connection.close().map_err(|(_, error)| error.into())
+}
+
+/// `NULL value in t.c`, `TEXT value in t.c`, `non-INT value in t.c`: rows that the schema of today
+/// would not take, in a sound file.
+fn is_about_content(finding: &str) -> bool {
+    let kind = finding.split_once(" value in ").map(|(kind, _)| kind);
+    kind.is_some_and(|kind| {
+        matches!(kind, "NULL" | "NUMERIC" | "TEXT") || kind.starts_with("non-") && !kind.contains(' ')
+    })
 }

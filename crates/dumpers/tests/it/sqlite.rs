@@ -9,7 +9,7 @@ use std::time::Duration;
 use backup_core::testing::{collect, dumper_suite, known, restorer_suite};
 use backup_core::{
     ByteStream, Context, Dump, DumpFormat, DumpReport, Dumper as _, Error, ErrorKind, Inspector as _,
-    RestoreRequest, Restorer as _, Selection, Settled,
+    RestoreRequest, Restored, Restorer as _, Selection, Settled,
 };
 use bytes::Bytes;
 use dumpers::sqlite::{SQLITE_IMAGE, SqliteConfig, SqliteDumper, SqliteInspector, SqliteRestorer};
@@ -139,12 +139,12 @@ async fn restore(
     whole: &Bytes,
     report: DumpReport,
     into_existing: bool,
-) -> backup_core::Result<()> {
+) -> backup_core::Result<Restored> {
     let restorer = SqliteRestorer::new(&SqliteConfig::new(path));
     let plan = restorer.plan(&Context::new(), request(into_existing)).await?;
     let known = known(&DumpFormat::new(SQLITE_IMAGE), whole);
     let dump = Dump { report: Settled::known(report), ..known };
-    restorer.restore(&Context::new(), plan, dump).await.map(drop)
+    restorer.restore(&Context::new(), plan, dump).await
 }
 
 /// Dumps while a writer commits, holding the stream until `during` is done after its first chunk.
@@ -285,7 +285,9 @@ async fn the_image_of_an_idle_database_is_its_file() {
 async fn what_is_no_database_is_refused_and_nothing_is_created() {
     let folder = tempfile::tempdir().unwrap();
     let cx = Context::new();
+    std::fs::create_dir(folder.path().join("folder.db")).unwrap();
     let cases = [
+        ("folder.db", None, ErrorKind::Unsupported),
         ("absent.db", None, ErrorKind::NotFound),
         ("empty.db", Some(Vec::new()), ErrorKind::NotFound),
         (
@@ -296,7 +298,7 @@ async fn what_is_no_database_is_refused_and_nothing_is_created() {
     ];
     for (name, content, kind) in cases {
         let path = folder.path().join(name);
-        let existed = content.is_some();
+        let existed = content.is_some() || path.exists();
         if let Some(content) = content {
             std::fs::write(&path, content).unwrap();
         }
@@ -399,4 +401,91 @@ async fn a_stream_that_fails_late_leaves_nothing() {
     let dump = Dump { format: DumpFormat::new(SQLITE_IMAGE), bytes, report };
     assert!(restorer.restore(&Context::new(), plan, dump).await.is_err());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "only the source is there");
+}
+
+/// A table whose rows or functions are not what its schema says.
+fn rewritten(folder: &Path, schema: &str) -> PathBuf {
+    let path = folder.join("odd.db");
+    let connection = open(&path);
+    connection
+        .execute_batch("CREATE TABLE t (a, b); INSERT INTO t VALUES (1, NULL); PRAGMA writable_schema=ON")
+        .unwrap();
+    connection.execute("UPDATE sqlite_schema SET sql = ?1", [schema]).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn odd_content_is_told_and_comes_back_as_it_was() {
+    let cases = [
+        ("CREATE TABLE t (a, b NOT NULL)", "NULL value in t.b"),
+        ("CREATE TABLE t (a, b, c AS (of_another_program(a)) NOT NULL)", "of_another_program"),
+        ("CREATE TABLE t (a CHECK (of_another_program(a)), b)", ""),
+    ];
+    for (schema, told) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = image(&rewritten(folder.path(), schema)).await;
+        let back = folder.path().join("back.db");
+        let restored = restore(&back, &whole, DumpReport::default(), false).await.unwrap();
+        assert_eq!(std::fs::read(&back).unwrap(), whole);
+        let warnings = restored.warnings.join("; ");
+        assert!(warnings.contains(told) && warnings.is_empty() == told.is_empty(), "{schema}: {warnings}");
+    }
+}
+
+#[tokio::test]
+async fn names_that_are_no_utf_8_do_not_stand_in_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("odd.db");
+    open(&path).execute_batch("CREATE TABLE abcd (x)").unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    while let Some(at) = bytes.windows(4).position(|window| window == b"abcd") {
+        bytes[at..at + 4].copy_from_slice(b"ab\xff\xfe");
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(image(&path).await, bytes);
+    let probe = dumper(&path, 0).probe(&Context::new()).await.unwrap();
+    assert!(probe.items[0].name.starts_with("ab"), "{:?}", probe.items);
+}
+
+#[tokio::test]
+async fn nothing_is_left_beside_a_database_that_nobody_has_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wal.db");
+    bank(&path, "wal", 50);
+    let names = || std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(names(), 1, "closed by its last writer");
+    let before = std::fs::read(&path).unwrap();
+    dumper(&path, 0).probe(&Context::new()).await.unwrap();
+    assert_eq!(names(), 1);
+    image(&path).await;
+    // The thread that read the database ends after the last byte.
+    for _ in 0..100 {
+        if names() == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(names(), 1);
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn another_page_size_is_refused_by_a_log_and_taken_without_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = image(&small(folder.path())).await;
+    let target = folder.path().join("target.db");
+    let owner = open(&target);
+    owner
+        .execute_batch(
+            "PRAGMA page_size=1024; PRAGMA journal_mode=WAL; CREATE TABLE mine (x); INSERT INTO mine VALUES (1)",
+        )
+        .unwrap();
+    let error = restore(&target, &whole, DumpReport::default(), true).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    let mine: i64 = owner.query_row("SELECT x FROM mine", [], |row| row.get(0)).unwrap();
+    assert_eq!(mine, 1);
+    owner.execute_batch("PRAGMA journal_mode=DELETE").unwrap();
+    drop(owner);
+    restore(&target, &whole, DumpReport::default(), true).await.unwrap();
+    check(&target);
 }
