@@ -216,8 +216,12 @@ impl Connection {
         }
         match &self.password {
             Some(password) => command.secret_env("PGPASSWORD", password),
-            // libpq's own way, when somebody already keeps it in our environment.
-            None => command.pass_env("PGPASSWORD").pass_env("PGPASSFILE"),
+            // libpq's own way, when somebody already keeps it in our environment. It is no less of a
+            // secret there.
+            None => match std::env::var("PGPASSWORD") {
+                Ok(password) => command.secret_env("PGPASSWORD", &Secret::new(password)),
+                Err(_) => command.pass_env("PGPASSWORD").pass_env("PGPASSFILE"),
+            },
         }
     }
 

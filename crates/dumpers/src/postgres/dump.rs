@@ -19,6 +19,9 @@ use super::{PG_CUSTOM, check_extra_args};
 use crate::command::waiting;
 use crate::tool::{Places, ToolCommand, ToolVersion, Waiting, stream};
 
+/// The most obstacles that one message names; a probe names all.
+const NAMED_MAX: usize = 10;
+
 /// Dumps one database.
 #[derive(Debug)]
 pub struct PostgresDumper {
@@ -135,9 +138,18 @@ impl Looked {
         }
         let hint = match self.grants.as_slice() {
             [] => "use a role with BYPASSRLS".to_owned(),
+            grants if grants.len() > NAMED_MAX => {
+                "run as an administrator: GRANT pg_read_all_data TO this user (PostgreSQL 14 and newer)"
+                    .to_owned()
+            }
             grants => format!("run as the owner: {}", grants.join(" ")),
         };
-        Err(Error::new(ErrorKind::Denied, subject, obstacles.join("; ")).with_hint(hint))
+        let named = obstacles.iter().take(NAMED_MAX).map(|obstacle| obstacle.trim_end_matches(';'));
+        let mut what = named.collect::<Vec<_>>().join("; ");
+        if obstacles.len() > NAMED_MAX {
+            what.push_str(&format!("; and {} more", obstacles.len() - NAMED_MAX));
+        }
+        Err(Error::new(ErrorKind::Denied, subject, what).with_hint(hint))
     }
 
     fn versions(&self, client: &Client) -> BTreeMap<String, String> {

@@ -36,6 +36,14 @@ pub enum PostgresError {
         /// What was found, and where.
         found: String,
     },
+    /// A newer `pg_restore` cannot work in one transaction with this server.
+    #[error("pg_restore {tool} cannot restore into an existing database of the older server {server}")]
+    ToolTooNew {
+        /// The program's version.
+        tool: ToolVersion,
+        /// The server's version.
+        server: ToolVersion,
+    },
     /// The server answered something that is not understood.
     #[error("an answer of the server was not understood: {0}")]
     Answer(String),
@@ -92,6 +100,7 @@ impl PostgresError {
             "timeout expired",
             "the database system is",
             "server closed the connection",
+            "connection has been closed unexpectedly",
             "connection to server was lost",
             "terminating connection",
             "too many clients",
@@ -124,6 +133,10 @@ impl PostgresError {
             Self::ToolTooOld { server, .. } => {
                 (ErrorKind::Unsupported, format!("install postgresql-client-{}", server.major()))
             }
+            Self::ToolTooNew { server, .. } => (
+                ErrorKind::Unsupported,
+                format!("install postgresql-client-{}, or restore to a new database", server.major()),
+            ),
             Self::Answer(_) => (ErrorKind::Unsupported, "check that it is a PostgreSQL server".to_owned()),
             Self::Unsettled(_) => {
                 (ErrorKind::Uncertain, "look whether the database exists before trying again".to_owned())
@@ -184,6 +197,9 @@ mod tests {
             let error = PostgresError::of_tool(exited(&format!("{at}{said}"))).about("db");
             assert_eq!(error.kind(), kind, "{said}");
         }
+        let lost =
+            "pg_restore: error: error returned by PQputCopyData: SSL connection has been closed unexpectedly";
+        assert_eq!(PostgresError::of_tool(exited(lost)).about("db").kind(), ErrorKind::Unavailable);
         let error = PostgresError::of_tool(exited("pg_restore: error: role \"owner\" does not exist"));
         assert!(matches!(error, PostgresError::Tool(_)), "{error}");
         let error = PostgresError::of_tool(exited("pg_dump: error: permission denied for table t"));

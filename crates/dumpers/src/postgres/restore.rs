@@ -21,10 +21,10 @@ use super::error::PostgresError;
 use super::inspect::{not_whole, parsed};
 use super::names::{conninfo_value, identifier, literal, text_options};
 use super::query::Psql;
-use super::tools::{Client, fitting, installed};
+use super::tools::{Client, first_reader, fitting, installed, only_unknown_timeout, sets_unknown_timeout};
 use super::{PG_CUSTOM, check_extra_args};
 use crate::command::{unaccepted, waiting};
-use crate::tool::{Places, ToolCommand, ToolVersion, Waiting, feed};
+use crate::tool::{Places, ToolCommand, ToolVersion, Waiting, feed, feed_forgiving};
 use head::Head;
 
 /// PostgreSQL's names have at most so many bytes.
@@ -100,16 +100,25 @@ impl PostgresRestorer {
         psql.ask(cx, &sql).await
     }
 
-    /// The client for this server and this dump.
-    async fn client(&self, cx: &Context, looked: &Looked) -> Result<Client, PostgresError> {
-        let server =
-            ToolVersion::find(&looked.server).ok_or_else(|| PostgresError::Answer(looked.server.clone()))?;
-        fitting(installed(cx, &self.places, "pg_restore").await?, "pg_restore", &server)
+    /// The client for this server and, where its beginning is known, this dump.
+    async fn client(
+        &self,
+        cx: &Context,
+        looked: &Looked,
+        head: Option<&Head>,
+    ) -> Result<Client, PostgresError> {
+        let mut clients = installed(cx, &self.places, "pg_restore").await?;
+        let archive = head.and_then(|head| head.contents.as_ref()).map(|contents| &contents.version);
+        let first = archive.map_or(0, |version| first_reader(version));
+        if clients.iter().any(|client| client.version.major() >= first) {
+            clients.retain(|client| client.version.major() >= first);
+        }
+        fitting(clients, "pg_restore", &looked.server()?)
     }
 
     fn command(&self, client: &Client, database: &str, one_transaction: bool, no_owner: bool) -> ToolCommand {
         let mut command = ToolCommand::new(&client.path)
-            .args(["--no-password", "--exit-on-error"])
+            .arg("--no-password")
             .arg(format!("--dbname=dbname={}", conninfo_value(database)));
         if one_transaction {
             command = command.arg("--single-transaction");
@@ -132,6 +141,12 @@ struct Looked {
     leftovers: Vec<String>,
 }
 
+impl Looked {
+    fn server(&self) -> Result<ToolVersion, PostgresError> {
+        ToolVersion::find(&self.server).ok_or_else(|| PostgresError::Answer(self.server.clone()))
+    }
+}
+
 #[async_trait]
 impl Restorer for PostgresRestorer {
     fn accepts(&self, format: &DumpFormat) -> bool {
@@ -145,7 +160,7 @@ impl Restorer for PostgresRestorer {
         }
         let psql = self.maintenance(cx).await.map_err(|error| self.fail(error))?;
         let looked = self.look(cx, &psql).await.map_err(|error| self.fail(error))?;
-        let client = self.client(cx, &looked).await.map_err(|error| self.fail(error))?;
+        let client = self.client(cx, &looked, None).await.map_err(|error| self.fail(error))?;
         if looked.exists && !request.into_existing {
             return Err(self.fail(PostgresError::Exists));
         }
@@ -196,16 +211,23 @@ impl Restorer for PostgresRestorer {
         let (head, bytes) = Head::read(cx, dump.bytes).await?;
         let psql = self.maintenance(cx).await.map_err(|error| self.fail(error))?;
         let looked = self.look(cx, &psql).await.map_err(|error| self.fail(error))?;
-        let client = self.client(cx, &looked).await.map_err(|error| self.fail(error))?;
+        let client = self.client(cx, &looked, Some(&head)).await.map_err(|error| self.fail(error))?;
         let mut warnings = Vec::new();
         let no_owner = self.leaves_owners_out(&looked, &head, &mut warnings);
+        let server = looked.server().map_err(|error| self.fail(error))?;
+        let forgiving = sets_unknown_timeout(&client.version, &server);
         let bytes = parsed(cx, bytes, |error| not_whole(error).at(Stage::Restore), drop);
 
         if looked.exists {
             if plan.detail("exists") != Some("yes") {
                 return Err(self.fail(PostgresError::Exists));
             }
-            let command = self.command(&client, &self.target, true, no_owner);
+            if forgiving {
+                // One transaction ends with its first error.
+                let tool = client.version.clone();
+                return Err(self.fail(PostgresError::ToolTooNew { tool, server }));
+            }
+            let command = self.command(&client, &self.target, true, no_owner).arg("--exit-on-error");
             let fed =
                 feed(cx, &command, self.waiting, bytes, |error| self.fail(PostgresError::of_tool(error)));
             let fed = fed.await?;
@@ -219,7 +241,11 @@ impl Restorer for PostgresRestorer {
         let applied = async {
             let command = self.command(&client, &draft, false, no_owner);
             let convert = |error| self.fail(PostgresError::of_tool(error));
-            let fed = feed(cx, &command, self.waiting, bytes, convert).await?;
+            let fed = if forgiving {
+                feed_forgiving(cx, &command, self.waiting, bytes, convert, only_unknown_timeout).await?
+            } else {
+                feed(cx, &command.arg("--exit-on-error"), self.waiting, bytes, convert).await?
+            };
             cx.check(plan.target())?;
             self.hand_over(cx, &psql, &draft).await.map_err(|error| self.fail(error))?;
             Ok(fed)
@@ -410,6 +436,8 @@ fn random_u32() -> Result<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     #[test]
@@ -425,5 +453,87 @@ mod tests {
             let config = PostgresConfig::from_url(bad).unwrap();
             assert_eq!(PostgresRestorer::new(&config).unwrap_err().kind(), ErrorKind::Config, "{bad}");
         }
+    }
+
+    fn variable(name: &str) -> String {
+        std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test"))
+    }
+
+    /// The older server's database of that name.
+    fn url(database: &str) -> String {
+        let url = variable("STRONGROOM_TEST_PG_URL");
+        let (server, _) = url.rsplit_once('/').unwrap();
+        format!("{server}/{database}")
+    }
+
+    /// Runs a program of the newer server against the older one and gives what it printed.
+    fn newer(program: &str, database: &str, args: &[&str]) -> Vec<u8> {
+        let folder = variable("STRONGROOM_TEST_PG18_BIN");
+        let mut command = std::process::Command::new(format!("{folder}/{program}"));
+        let output = command.args(args).arg(format!("--dbname={}", url(database))).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    fn sql(database: &str, statement: &str) -> String {
+        let said =
+            newer("psql", database, &["--quiet", "--no-align", "--tuples-only", "--command", statement]);
+        String::from_utf8(said).unwrap().trim().to_owned()
+    }
+
+    /// Databases and a role that go with the test.
+    struct Names(Vec<String>, String);
+
+    impl Drop for Names {
+        fn drop(&mut self) {
+            for name in &self.0 {
+                sql("postgres", &format!("DROP DATABASE IF EXISTS {name}"));
+            }
+            sql("postgres", &format!("DROP ROLE IF EXISTS {}", self.1));
+        }
+    }
+
+    #[tokio::test]
+    async fn incident_82_a_newer_pg_restore_serves_an_older_server() {
+        let mark = std::process::id();
+        let [from, to, owner] = ["from", "to", "owner"].map(|name| format!("newer_tool_{name}_{mark}"));
+        let _names = Names(vec![from.clone(), to.clone()], owner.clone());
+        sql("postgres", &format!("CREATE DATABASE {from}"));
+        sql(&from, "CREATE TABLE t AS SELECT i, md5(i::text) AS x FROM generate_series(1, 300) i");
+        let dump = || bytes::Bytes::from(newer("pg_dump", &from, &["--format=custom", "--compress=0"]));
+        let restore = async |whole: &bytes::Bytes, owners, into_existing| {
+            let config = PostgresConfig { owners, ..PostgresConfig::from_url(&url(&to)).unwrap() };
+            // The older programs are found too; they cannot read this archive.
+            let folder = PathBuf::from(variable("STRONGROOM_TEST_PG18_BIN"));
+            let restorer = PostgresRestorer {
+                places: Places::new(&[folder]),
+                ..PostgresRestorer::new(&config).unwrap()
+            };
+            let (cx, format) = (Context::new(), DumpFormat::new(PG_CUSTOM));
+            let request = RestoreRequest { format: format.clone(), source_len: None, into_existing };
+            let plan = restorer.plan(&cx, request).await?;
+            restorer.restore(&cx, plan, backup_core::testing::known(&format, whole)).await
+        };
+        let exists =
+            || sql("postgres", &format!("SELECT count(*) FROM pg_database WHERE datname LIKE '{to}%'"));
+
+        // A second error is not forgiven, and nothing is left of what was applied before it.
+        sql("postgres", &format!("CREATE ROLE {owner}"));
+        sql(&from, &format!("CREATE TABLE theirs (x int); ALTER TABLE theirs OWNER TO {owner}"));
+        let whole = dump();
+        sql(&from, "DROP TABLE theirs");
+        sql("postgres", &format!("DROP ROLE {owner}"));
+        let error = restore(&whole, Owners::Keep, false).await.unwrap_err();
+        assert_eq!((error.kind(), exists().as_str()), (ErrorKind::Tool, "0"), "{error}");
+
+        let whole = dump();
+        restore(&whole, Owners::Keep, false).await.unwrap();
+        let sum = "SELECT count(*), md5(string_agg(t::text, '' ORDER BY i)) FROM t";
+        assert_eq!(sql(&to, sum), sql(&from, sum));
+
+        // In one transaction the first error is the end, so it is not begun.
+        let error = restore(&whole, Owners::Keep, true).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.hint().unwrap().contains("postgresql-client-"), "{error}");
     }
 }

@@ -74,6 +74,35 @@ pub(super) fn fitting(
     }
 }
 
+/// The major version whose `pg_restore` began to read this version of archives.
+pub(super) fn first_reader(archive: &str) -> u32 {
+    match archive {
+        "1.16" => 17,
+        "1.15" => 16,
+        // Everything that is still in use.
+        _ => 0,
+    }
+}
+
+/// Whether `pg_restore` of this version sets `transaction_timeout`, which such a server does not
+/// know. Each from 17 on does, whatever server it talks to.
+pub(super) fn sets_unknown_timeout(client: &ToolVersion, server: &ToolVersion) -> bool {
+    const SINCE: u32 = 17;
+    client.major() >= SINCE && server.major() < SINCE
+}
+
+/// Whether the one thing that went wrong was that setting: `pg_restore` counts its errors last.
+pub(super) fn only_unknown_timeout(error: &ToolError) -> bool {
+    const ONE: &str = "pg_restore: warning: errors ignored on restore: 1";
+    const SETTING: &str = "ERROR:  unrecognized configuration parameter \"transaction_timeout\"";
+    let said = error.stderr();
+    let mut errors = said.lines().filter(|line| line.starts_with("pg_restore: error: "));
+    matches!(error, ToolError::Exited { status: 1, .. })
+        && said.lines().next_back() == Some(ONE)
+        && errors.next().is_some_and(|line| line.ends_with(SETTING))
+        && errors.next().is_none()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,5 +134,31 @@ mod tests {
         let error = fitting(vec![client("15.18")], "pg_dump", &server).unwrap_err().about("database \"x\"");
         assert_eq!(error.what(), "server 18.6 is newer than every pg_dump found (15.18 at /bin/pg_dump)");
         assert_eq!(error.hint(), Some("install postgresql-client-18"));
+    }
+
+    #[test]
+    fn one_known_error_is_forgiven_and_nothing_else() {
+        let known = "pg_restore: error: could not execute query: ERROR:  unrecognized configuration \
+                     parameter \"transaction_timeout\"\nCommand was: SET transaction_timeout = 0;\n";
+        let other = "pg_restore: error: could not execute query: ERROR:  out of memory\n";
+        let ended = |status, stderr: String| ToolError::Exited { tool: "pg_restore".into(), status, stderr };
+        let count = |count| format!("pg_restore: warning: errors ignored on restore: {count}");
+        assert!(only_unknown_timeout(&ended(1, format!("{known}{}", count(1)))));
+        for (status, said) in [
+            (1, format!("{known}{other}{}", count(2))),
+            (1, format!("{known}{}", count(2))),
+            (1, format!("{known}{}", count(11))),
+            (1, format!("{other}{}", count(1))),
+            (1, known.to_owned()),
+            (1, count(1)),
+            (2, format!("{known}{}", count(1))),
+            (1, format!("{known}{}\n{other}", count(1))),
+        ] {
+            assert!(!only_unknown_timeout(&ended(status, said.clone())), "{said}");
+        }
+        let version = |text: &str| ToolVersion::find(text).unwrap();
+        assert!(sets_unknown_timeout(&version("18.1"), &version("15.2")));
+        assert!(!sets_unknown_timeout(&version("18.1"), &version("17.2")));
+        assert!(!sets_unknown_timeout(&version("16.1"), &version("15.2")));
     }
 }

@@ -43,12 +43,26 @@ pub(crate) async fn feed(
     bytes: ByteStream<Plain>,
     convert: impl Fn(ToolError) -> Error,
 ) -> Result<Fed, Error> {
+    feed_forgiving(cx, command, waiting, bytes, convert, |_| false).await
+}
+
+/// As [`feed`], but a program that took the whole stream may end in a way that `forgive` knows to be
+/// harmless.
+pub(crate) async fn feed_forgiving(
+    cx: &Context,
+    command: &ToolCommand,
+    waiting: Waiting,
+    bytes: ByteStream<Plain>,
+    convert: impl Fn(ToolError) -> Error,
+    forgive: impl Fn(&ToolError) -> bool,
+) -> Result<Fed, Error> {
     let mut feeder = Feeder::start(cx, command, waiting).map_err(&convert)?;
     match feeder.pour(cx, bytes).await {
-        Ok(total) => {
-            let stderr = feeder.close(cx).await.map_err(&convert)?;
-            Ok(Fed { bytes: total, stderr })
-        }
+        Ok(total) => match feeder.close(cx).await {
+            Ok(stderr) => Ok(Fed { bytes: total, stderr }),
+            Err(error) if forgive(&error) => Ok(Fed { bytes: total, stderr: String::new() }),
+            Err(error) => Err(convert(error)),
+        },
         Err(Stop::Stream(error)) => {
             feeder.group.stop().await;
             Err(error)
