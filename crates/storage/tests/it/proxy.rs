@@ -165,17 +165,6 @@ impl State {
         if harm == Some(Harm::Refuse) {
             return Ok(());
         }
-        let instead = match harm {
-            Some(Harm::Deny) => Some("403 Forbidden"),
-            Some(Harm::Busy) => Some("503 Slow Down"),
-            Some(Harm::Elsewhere) => Some("301 Moved Permanently\r\nx-amz-bucket-region: eu-north-9"),
-            _ => None,
-        };
-        if let Some(instead) = instead {
-            let answer = format!("HTTP/1.1 {instead}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            client.write_all(answer.as_bytes()).await?;
-            return client.shutdown().await;
-        }
         let len: usize = head
             .lines()
             .filter_map(|line| line.split_once(':'))
@@ -187,8 +176,7 @@ impl State {
             head = head.replacen("\r\ncontent-md5:", "\r\nx-unseen:", 1);
         }
 
-        let mut server = TcpStream::connect(&self.upstream).await?;
-        server.write_all(head.as_bytes()).await?;
+        // All of it first: who still sends would see a broken connection and no answer.
         while body.len() < len {
             let mut more = vec![0; (len - body.len()).min(1 << 16)];
             let got = client.read(&mut more).await?;
@@ -197,6 +185,19 @@ impl State {
             }
             body.extend_from_slice(&more[..got]);
         }
+        let instead = match harm {
+            Some(Harm::Deny) => Some("403 Forbidden"),
+            Some(Harm::Busy) => Some("503 Slow Down"),
+            Some(Harm::Elsewhere) => Some("301 Moved Permanently\r\nx-amz-bucket-region: eu-north-9"),
+            _ => None,
+        };
+        if let Some(instead) = instead {
+            let answer = format!("HTTP/1.1 {instead}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            client.write_all(answer.as_bytes()).await?;
+            return client.shutdown().await;
+        }
+        let mut server = TcpStream::connect(&self.upstream).await?;
+        server.write_all(head.as_bytes()).await?;
         if matches!(harm, Some(Harm::FlipBit | Harm::FlipBitUnseen)) {
             body[len / 2] ^= 1;
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use backup_core::testing::store_suite::{self, Place};
 use backup_core::testing::{noise, put};
 use backup_core::{ErrorKind, ObjectKey};
+use futures::TryStreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use storage::{Credentials, Opened, StorageConfig};
 
@@ -32,15 +33,44 @@ async fn ceph_keeps_the_promises_of_a_sink() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ceph_keeps_the_promises_of_a_source_and_a_remover() {
-    let place = place(&rgw().open(SMALL_PARTS)).with_many(1_010);
+    let place = place(&rgw().open(SMALL_PARTS));
     store_suite::source(&place).await;
     store_suite::remover(&place).await;
+}
+
+/// A page has 1,000 names. They are put there by plain requests, one each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ceph_lists_more_than_a_page() {
+    let server = rgw();
+    let prefix = format!("it-{}", backup_core::BackupId::random());
+    let plain = opendal::services::S3::default()
+        .bucket(&server.bucket)
+        .root(&format!("/{prefix}"))
+        .endpoint(&server.endpoint)
+        .region("us-east-1")
+        .access_key_id(&server.access_key)
+        .secret_access_key(&server.secret_key);
+    let transport = opendal_http_transport_reqwest::ReqwestTransport::new(reqwest::Client::new());
+    let context =
+        opendal::OperationContext::new().with_http_transport(opendal::HttpTransporter::new(transport));
+    let plain = opendal::Operator::new(plain).unwrap().with_context(context);
+    let names: Vec<String> = (0..1_010).map(|n| format!("many/{n:05}")).collect();
+    futures::stream::iter(names.iter().map(Ok))
+        .try_for_each_concurrent(16, async |name| plain.write(name, "x").await.map(drop))
+        .await
+        .unwrap();
+    let source = storage::open(&server.config_at(&prefix, "")).unwrap().source;
+    for prefix in ["", "many/"] {
+        let listed = source.list(prefix).await.unwrap();
+        assert!(listed.iter().map(|object| object.key.as_str()).eq(names.iter().map(String::as_str)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s3s_keeps_the_promises_of_every_port() {
     // It has no ListMultipartUploads, and answers 500 to a HEAD of a folder's name.
-    let place = place(&s3s().open(SMALL_PARTS)).without_folders().without_sweep();
+    let place =
+        place(&s3s().open(SMALL_PARTS)).with_large((5 << 20) + 1_000).without_folders().without_sweep();
     store_suite::sink(&place).await;
     store_suite::source(&place).await;
     store_suite::remover(&place).await;
