@@ -13,7 +13,10 @@ number() { bytes "$1" "$2" | xxd -p -c 16 | sed 's/^/0x/'; }     # a big-endian 
 hex() { xxd -p -c 1000000; }
 member() { LC_ALL=C grep -a -o "\"$1\":\"[^\"]*\"" | head -n 1 | cut -d'"' -f4; }
 
-[ "$(bytes 0 8)" = STRONGRM ] && [ $(($(number 8 2))) = 1 ] || { echo "not an envelope of version 1" >&2; exit 1; }
+if [ "$(bytes 0 8)" != STRONGRM ] || [ $(($(number 8 2))) != 1 ]; then
+    echo "not an envelope of version 1" >&2
+    exit 1
+fi
 header_len=$(($(number 10 4)))
 bytes 14 "$header_len" >"$work/header"
 salt=$(member salt <"$work/header" | base64 -d | hex)

@@ -20,6 +20,7 @@ mod signals;
 mod source;
 mod state;
 mod terminal;
+mod tracing_out;
 mod wiring;
 
 use std::ffi::OsString;
@@ -44,6 +45,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     cli.global.set(&mut raw);
     let env = Environment::of_process();
     let printer = early_printer(&raw, &env);
+    // Fails only when the program that embeds this one listens already.
+    let _ = tracing::subscriber::set_global_default(tracing_out::ToPrinter(printer.clone()));
     let outcome = start(cli.command, raw, env, &printer);
     exit::code(outcome, &printer)
 }

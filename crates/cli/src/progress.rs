@@ -11,7 +11,7 @@ use crate::printer::Printer;
 
 const UNKNOWN: &str = "{spinner} {prefix:11} {bytes} {bytes_per_sec} {elapsed} {wide_msg}";
 const KNOWN: &str =
-    "{spinner} {prefix:11} [{bar:24}] {bytes}/{total_bytes} {bytes_per_sec} {elapsed} {wide_msg}";
+    "{spinner} {prefix:11} [{bar:24}] {bytes}/{total_bytes} {bytes_per_sec} {elapsed}, {eta} left {wide_msg}";
 
 /// Draws on stderr when somebody sees it; passes warnings on in any case.
 #[derive(Debug)]

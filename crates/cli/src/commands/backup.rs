@@ -1,10 +1,15 @@
 //! `backup`: one source into the destination.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use backup_core::pipeline::{self, BackedUp, BackupParts, BackupRequest};
-use backup_core::{BackupId, Catalog as _, ErrorKind, Notice, Result, RunRecord, RunStatus, SourceName};
+use backup_core::{
+    BackupId, Catalog as _, Context, ErrorKind, Notice, Result, RunRecord, RunStatus, Signer as _, SourceName,
+};
 use clap::Args;
+use envelope_crypto::Recipient;
+use envelope_crypto::sign::SigningKey;
 use serde_json::json;
 
 use super::Surroundings;
@@ -13,7 +18,7 @@ use crate::failure::{Failure, Outcome};
 use crate::repository::{Reading, Repository};
 use crate::settings::{KeyName, Needs, Settings};
 use crate::source::{Source, SourceArgs};
-use crate::state::State;
+use crate::state::{Both, State};
 use crate::{host, keys, printer, wiring};
 
 /// Back up one source: a name of the configuration, a URL, `-` for stdin, or a command.
@@ -129,10 +134,52 @@ async fn attempt(
     let state = State::open(&settings.state_dir)?;
     let host = host::host_key(&state, &around.printer)?;
     let (cx, bar) = around.watched();
+    let log = match state.job_log(&source.name, id, cx.now()) {
+        Ok(log) => Some(Arc::new(log)),
+        Err(error) => {
+            around.printer.warn(&format!("this run keeps no log: {error}"));
+            None
+        }
+    };
+    let cx = match &log {
+        Some(log) => cx.with_progress(Arc::new(Both(bar.clone(), log.clone()))),
+        None => cx,
+    };
+    let done =
+        stored(around, settings, source, id, Stored { place, state: &state, host, recipients, cx: &cx })
+            .await;
+    bar.done();
+    if let Some(log) = log {
+        around.printer.detail(&format!("log of this run: {}", log.path().display()));
+        log.ended(&match &done {
+            Ok(done) => json!({ "status": "completed", "id": done.manifest.id }),
+            Err(failure) => failure.for_a_program(),
+        });
+    }
+    done
+}
+
+/// What a run has opened before it looks at the database.
+struct Stored<'a> {
+    place: wiring::Place,
+    state: &'a State,
+    host: SigningKey,
+    recipients: Vec<Arc<dyn Recipient>>,
+    cx: &'a Context,
+}
+
+async fn stored(
+    around: &Surroundings,
+    settings: &Settings,
+    source: &Source,
+    id: BackupId,
+    with: Stored<'_>,
+) -> Outcome<BackedUp> {
+    let Stored { place, state, host, recipients, cx } = with;
     let dumper = wiring::dumper(&source.config)?;
 
     // A database that is down is told before anything is made in the destination.
-    let probe = dumper.probe(&cx).await.map_err(|e| e.at(backup_core::Stage::Probe))?;
+    let probe = dumper.probe(cx).await.map_err(|e| e.at(backup_core::Stage::Probe))?;
     for warning in &probe.warnings {
         around.printer.warn(warning);
     }
@@ -140,11 +187,11 @@ async fn attempt(
     let reading = Reading {
         source: place.ports.source.as_ref(),
         place: &place.name,
-        state: &state,
+        state,
         settings,
         printer: &around.printer,
     };
-    let repository = Repository::read_or_make(&cx, reading, place.ports.sink.as_ref(), &host).await?;
+    let repository = Repository::read_or_make(cx, reading, place.ports.sink.as_ref(), &host).await?;
     repository.check_host(&host, &source.name, &reading)?;
     let _lock = state.lock_backup(&repository.id(), &source.name)?;
 
@@ -153,9 +200,9 @@ async fn attempt(
         encryptor: wiring::encryptor(settings, recipients, probe.estimated_bytes)?,
         sink: wiring::limited(settings, place.ports.sink.clone()),
         reader: place.ports.source.clone(),
-        signer: std::sync::Arc::new(host),
-        ledger: std::sync::Arc::new(state.ledger()),
-        catalog: Some(std::sync::Arc::new(state.runs(&place.name))),
+        ledger: Arc::new(state.ledger(&host.key_id())),
+        signer: Arc::new(host),
+        catalog: Some(Arc::new(state.runs(&place.name))),
     };
     let request = BackupRequest {
         repository: repository.id(),
@@ -165,9 +212,7 @@ async fn attempt(
         estimate: probe.estimated_bytes,
         read_back: settings.verify,
     };
-    let done = pipeline::backup(&cx, &parts, request).await;
-    bar.done();
-    Ok(done?)
+    Ok(pipeline::backup(cx, &parts, request).await?)
 }
 
 fn notice(around: &Surroundings, source: &SourceName, id: BackupId, outcome: &Outcome<BackedUp>) -> Notice {

@@ -56,7 +56,7 @@ impl FileLedger {
         let Some(text) = durable::read(&path)? else { return Ok(Entry::default()) };
         serde_json::from_str(&text).map_err(|e| {
             Error::new(ErrorKind::Integrity, path.display().to_string(), format!("not a ledger of this program: {e}"))
-                .with_hint("this host no longer knows what it signed last; restore the file from a copy, or remove it to begin a new line of backups")
+                .with_hint("this host no longer knows what it signed last; restore the file from a copy; or remove the host's key too, so that a new one is made, and have the repository's owner add that with `strongroom trust add`")
         })
     }
 

@@ -5,6 +5,7 @@
 
 mod catalog;
 pub(crate) mod durable;
+mod job_log;
 mod ledger;
 mod lock;
 mod pins;
@@ -12,11 +13,13 @@ mod pins;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use backup_core::{Error, ErrorKind, RepositoryId, Result, Sha256Digest, SourceName};
+use backup_core::{BackupId, Error, ErrorKind, RepositoryId, Result, Sha256Digest, SourceName};
+use jiff::Timestamp;
 
 use crate::failure::io_error;
 
 pub(crate) use catalog::RunLog;
+pub(crate) use job_log::{Both, JobLog};
 pub(crate) use ledger::FileLedger;
 pub(crate) use lock::Lock;
 pub(crate) use pins::Pin;
@@ -85,9 +88,17 @@ impl State {
         pins::Pins::new(&self.folder)
     }
 
-    /// What this host signed last.
-    pub(crate) fn ledger(&self) -> FileLedger {
-        FileLedger::new(self.folder.join("ledger"))
+    /// What this host signed last with this key. A new key begins a line of its own.
+    pub(crate) fn ledger(&self, signer: &Sha256Digest) -> FileLedger {
+        FileLedger::new(self.folder.join("ledger").join(&signer.to_string()[..16]))
+    }
+
+    /// The log of one run.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn job_log(&self, source: &SourceName, id: BackupId, now: Timestamp) -> Result<JobLog> {
+        JobLog::begin(&self.folder.join("logs"), source, id, now)
     }
 
     /// The log of runs into a place.
