@@ -155,6 +155,9 @@ async fn run_backup(
     if interrupted(parts, request).await?.is_none() && remembered.is_none() {
         check_memory(cx, parts, request).await?;
     }
+    if let Some(head) = remembered {
+        tell_if_gone(cx, parts, request, head).await;
+    }
 
     advance(RunStatus::Running).await?;
     cx.report(Event::Status(RunStatus::Running));
@@ -266,6 +269,18 @@ fn unread(at: &BackupRef, error: Error) -> Error {
         .with_hint(format!("look again: strongroom verify {}", at.id))
         .with_source(error)
         .at(Stage::Manifest)
+}
+
+/// The last backup of this host should still be there; nobody else remembers it as well.
+async fn tell_if_gone(cx: &Context, parts: &BackupParts, request: &BackupRequest, head: Head) {
+    let at = BackupRef { source: request.source.clone(), id: head.id };
+    // A place that does not answer is told by the call that needs the answer.
+    if let Ok(None) = parts.reader.stat(&at.manifest()).await {
+        cx.report(Event::Warning(&format!(
+            "the previous backup, {at} (number {}), is gone from the destination: if nobody removed it on purpose, find out who did",
+            head.seq
+        )));
+    }
 }
 
 /// A ledger that remembers nothing of a source must be new: one that was lost would give out numbers

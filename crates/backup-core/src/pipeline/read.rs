@@ -111,7 +111,15 @@ pub(super) async fn data_version(
 pub(super) async fn tree(source: &dyn Source, manifest: &Manifest) -> Result<Arc<[u8]>> {
     // A leaf has 32 bytes and no frame is shorter than 22, so a longer tree is not this object's.
     let len_max = manifest.object_len.saturating_mul(2).min(TREE_LEN_MAX);
-    let stored = small(source, &manifest.backup().tree(), len_max).await?;
+    let key = manifest.backup().tree();
+    let stored = small(source, &key, len_max).await.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => {
+            Error::new(ErrorKind::Integrity, key.as_str(), "the manifest is there, but its hash tree is gone")
+                .with_hint("look for another copy of it; a restore that does not verify first needs none")
+                .at(Stage::Fetch)
+        }
+        _ => error,
+    })?;
     Ok(Arc::from(stored.as_ref()))
 }
 

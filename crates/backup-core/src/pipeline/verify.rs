@@ -73,7 +73,8 @@ pub struct DeepVerified {
     pub inspection: Inspection,
 }
 
-/// Decrypts, decompresses and parses a backup to its end, keeping nothing.
+/// Decrypts, decompresses and parses a backup to its end, keeping nothing. Every frame is held against
+/// the hash tree on its way, so that all that a quick verification finds is found here too.
 ///
 /// Of a format that no inspector knows, the bytes are read to their verified end and
 /// [`Inspection::parsed`] is false.
@@ -91,7 +92,10 @@ pub async fn deep(
     at: &BackupRef,
 ) -> Result<DeepVerified> {
     cx.report(Event::Status(RunStatus::Verifying));
-    let OpenedBackup { manifest, dump } = read::open(cx, source, trust, decryptor, at).await?;
+    let manifest = read::manifest(source, trust, at).await?;
+    let tree = read::tree(source, manifest.manifest()).await?;
+    let OpenedBackup { manifest, dump } =
+        read::open_data(cx, source, decryptor, manifest, Some(tree)).await?;
     let source_len = manifest.manifest().source_len;
     cx.report(Event::Estimate { bytes: source_len });
     let bytes = meter::restored(cx, dump.bytes);

@@ -117,7 +117,11 @@ pub fn noise(len: usize, seed: u64) -> Bytes {
 pub async fn put(sink: &dyn Sink, key: &ObjectKey, chunks: &[&[u8]]) -> Result<Receipt> {
     let mut upload = sink.begin(key, None).await?;
     for chunk in chunks {
-        upload.write(Bytes::copy_from_slice(chunk)).await?;
+        if let Err(error) = upload.write(Bytes::copy_from_slice(chunk)).await {
+            // As the pipeline does: an upload that failed can still be aborted.
+            let _ = upload.abort().await;
+            return Err(error);
+        }
     }
     commit(upload, &chunks.concat()).await
 }

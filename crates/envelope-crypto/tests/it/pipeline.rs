@@ -11,8 +11,8 @@ use backup_core::testing::{
 };
 use backup_core::{
     BackupId, BackupRef, ByteStream, CancelToken, Catalog as _, Context, Dumper, EntityTag, ErrorKind, Event,
-    Ledger, ObjectInfo, ObjectKey, Origin, Progress, RepositoryId, Result, RunStatus, Sealed, Selection,
-    Signer, Sink, Source, SourceName,
+    Ledger, ObjectInfo, ObjectKey, Origin, Progress, Remover as _, RepositoryId, Result, RunStatus, Sealed,
+    Selection, Signer, Sink, Source, SourceName,
 };
 use bytes::Bytes;
 use envelope_crypto::sign::SigningKey;
@@ -442,6 +442,8 @@ async fn an_object_with_one_flipped_bit_is_refused_by_every_reader() {
                 let outcome =
                     pipeline::restore(&cx, &world.store, &world.trust, &decryptor(), &restorer, &at, options)
                         .await;
+                let deep = pipeline::deep(&cx, &world.store, &world.trust, &decryptor(), &[], &at).await;
+                assert_eq!(deep.expect_err("found with a key too").kind(), error.kind(), "{key} {byte}");
                 // Only verify-first reads the tree.
                 if key != at.tree() || verify_first {
                     assert!(outcome.is_err(), "{key} {byte}");
@@ -451,6 +453,51 @@ async fn an_object_with_one_flipped_bit_is_refused_by_every_reader() {
         }
         world.store.overwrite(&key, good);
     }
+}
+
+#[tokio::test]
+async fn a_hash_tree_that_is_gone_fails_every_verification_but_not_a_restore() {
+    let world = World::new();
+    let whole = dump(0);
+    let (id, made) = world.back_up(&Context::new(), whole.clone(), &FaultPlan::never()).await;
+    made.unwrap();
+    let at = BackupRef { source: source(), id };
+    world.store.remove(&at.tree()).await.unwrap();
+    let (cx, store) = (Context::new(), &world.store);
+    let quick = pipeline::quick(&cx, store, &world.trust, &EnvelopeAuditor, &at).await;
+    assert_eq!(quick.unwrap_err().kind(), ErrorKind::Integrity);
+    let deep = pipeline::deep(&cx, store, &world.trust, &decryptor(), &[], &at).await;
+    assert_eq!(deep.unwrap_err().kind(), ErrorKind::Integrity);
+    let restorer = MemoryRestorer::new();
+    let options = RestoreOptions::default();
+    pipeline::restore(&cx, store, &world.trust, &decryptor(), &restorer, &at, options).await.unwrap();
+    assert_eq!(restorer.applied(), Some(whole.whole()));
+}
+
+/// Keeps the warnings.
+#[derive(Debug, Default)]
+struct Warnings(std::sync::Mutex<Vec<String>>);
+
+impl Progress for Warnings {
+    fn on(&self, event: Event<'_>) {
+        if let Event::Warning(text) = event {
+            self.0.lock().unwrap().push(text.to_owned());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_previous_backup_that_is_gone_is_told_at_the_next_one() {
+    let world = World::new();
+    let (id, made) = world.back_up(&Context::new(), dump(0), &FaultPlan::never()).await;
+    made.unwrap();
+    world.store.remove(&BackupRef { source: source(), id }.manifest()).await.unwrap();
+    let warnings = Arc::new(Warnings::default());
+    let cx = Context::new().with_progress(warnings.clone());
+    let (_, made) = world.back_up(&cx, dump(1), &FaultPlan::never()).await;
+    assert_eq!(made.unwrap().manifest.seq, 2, "the number of the lost one is not given out again");
+    let told = warnings.0.lock().unwrap();
+    assert!(told.iter().any(|text| text.contains(&id.to_string()) && text.contains("gone")), "{told:?}");
 }
 
 #[tokio::test]

@@ -35,7 +35,8 @@ enum Step {
 pub(super) struct LocalUpload {
     key: ObjectKey,
     steps: mpsc::Sender<Step>,
-    worker: JoinHandle<Result<Option<Receipt>>>,
+    /// `None` once its outcome was told.
+    worker: Option<JoinHandle<Result<Option<Receipt>>>>,
 }
 
 impl LocalUpload {
@@ -51,12 +52,15 @@ impl LocalUpload {
         let unfinished = Unfinished::create(&place.unfinished(), path)?;
         let (steps, queue) = mpsc::channel(WAITING);
         let worker = tokio::task::spawn_blocking(move || unfinished.run(queue));
-        Ok(Self { key, steps, worker })
+        Ok(Self { key, steps, worker: Some(worker) })
     }
 
     /// What the worker has to say for ending before it was told to.
     async fn ended(&mut self) -> Error {
-        match (&mut self.worker).await {
+        let Some(worker) = self.worker.take() else {
+            return Error::bug(format!("the upload of {} was used after it had failed", self.key));
+        };
+        match worker.await {
             Ok(Err(error)) => error,
             Ok(Ok(_)) => Error::bug(format!("the upload of {} ended by itself", self.key)),
             Err(error) => Error::bug(format!("the upload of {} ended badly: {error}", self.key)),
@@ -77,7 +81,8 @@ impl Upload for LocalUpload {
         if self.steps.send(Step::Commit(whole)).await.is_err() {
             return Err(self.ended().await);
         }
-        match (&mut self.worker).await {
+        let Some(worker) = self.worker.take() else { return Err(self.ended().await) };
+        match worker.await {
             Ok(Ok(Some(receipt))) => Ok(receipt),
             Ok(Err(error)) => Err(error),
             Ok(Ok(None)) => Err(Error::bug(format!("the commit of {} was not heard", self.key))),
@@ -91,8 +96,10 @@ impl Upload for LocalUpload {
     async fn abort(self: Box<Self>) -> Result<()> {
         let Self { steps, worker, .. } = *self;
         drop(steps);
-        // An error of an earlier write was for that write; the file is gone either way.
-        let _ = worker.await;
+        if let Some(worker) = worker {
+            // An error of an earlier write was for that write; the file is gone either way.
+            let _ = worker.await;
+        }
         Ok(())
     }
 }

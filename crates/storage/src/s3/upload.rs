@@ -37,9 +37,10 @@ enum Step {
 pub(super) struct S3Upload {
     subject: String,
     steps: mpsc::Sender<Step>,
-    /// Why writing failed, told before the worker aborts.
-    failed: oneshot::Receiver<Error>,
-    worker: JoinHandle<Result<Option<Receipt>>>,
+    /// Why writing failed, told before the worker aborts; `None` once it was told.
+    failed: Option<oneshot::Receiver<Error>>,
+    /// `None` once its outcome was told.
+    worker: Option<JoinHandle<Result<Option<Receipt>>>>,
 }
 
 impl S3Upload {
@@ -72,21 +73,25 @@ impl S3Upload {
         };
         let (steps, queue) = mpsc::channel(WAITING);
         let (tell, failed) = oneshot::channel();
-        Ok(Self { subject, steps, failed, worker: tokio::spawn(worker.run(queue, tell)) })
+        Ok(Self { subject, steps, failed: Some(failed), worker: Some(tokio::spawn(worker.run(queue, tell))) })
     }
 
     /// What became of it, once the worker was told to commit or stopped by itself.
     async fn outcome(&mut self) -> Result<Receipt> {
-        tokio::select! {
-            biased;
-            Ok(error) = &mut self.failed => Err(error),
-            done = &mut self.worker => match done {
-                Ok(Ok(Some(receipt))) => Ok(receipt),
-                Ok(Err(error)) => Err(error),
-                Ok(Ok(None)) => Err(Error::bug(format!("the upload of {} ended by itself", self.subject))),
-                // It may have got as far as sending the last request.
-                Err(error) => Err(settle::uncertain(&self.subject, error.to_string())),
-            },
+        if let Some(failed) = self.failed.take()
+            && let Ok(error) = failed.await
+        {
+            return Err(error);
+        }
+        let Some(worker) = self.worker.take() else {
+            return Err(Error::bug(format!("the upload of {} was used after it had failed", self.subject)));
+        };
+        match worker.await {
+            Ok(Ok(Some(receipt))) => Ok(receipt),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(None)) => Err(Error::bug(format!("the upload of {} ended by itself", self.subject))),
+            // It may have got as far as sending the last request.
+            Err(error) => Err(settle::uncertain(&self.subject, error.to_string())),
         }
     }
 }
@@ -113,8 +118,10 @@ impl Upload for S3Upload {
     async fn abort(self: Box<Self>) -> Result<()> {
         let Self { steps, worker, .. } = *self;
         drop(steps);
-        // An error of an earlier write was told by that write, and the worker has aborted after it.
-        let _ = worker.await;
+        if let Some(worker) = worker {
+            // An error of an earlier write was told by that write, and the worker has aborted after it.
+            let _ = worker.await;
+        }
         Ok(())
     }
 }
