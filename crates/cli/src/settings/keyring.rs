@@ -28,16 +28,33 @@ impl Layers<'_> {
             .collect()
     }
 
-    pub(super) fn recipients(&mut self, needed: bool) -> Vec<KeyName> {
-        let keys = self.keys("keys.recipients");
-        let none = self.switch("keys.no_encryption", false);
-        let from_flag = |key: &str| self.args.values.contains_key(key);
-        if none && from_flag("keys.recipients") && from_flag("keys.no_encryption") {
-            self.wrong("keys.no_encryption", &Origin::Flag, "contradicts --recipient");
+    /// Whether backups are stored for everyone to read. The higher of the layers that name
+    /// recipients and that switch encryption off decides; one layer that does both is refused.
+    pub(super) fn no_encryption(&mut self) -> bool {
+        if !self.switch("keys.no_encryption", false) {
+            return false;
         }
-        if none {
+        let named = self.list("keys.recipients").is_some_and(|(names, _)| !names.is_empty());
+        let recipients = if named { self.layer("keys.recipients") } else { None };
+        let none = self.layer("keys.no_encryption");
+        if recipients == none {
+            let origin = self.get("keys.no_encryption").map_or(Origin::Default, |found| found.origin);
+            self.wrong(
+                "keys.no_encryption",
+                &origin,
+                "contradicts keys.recipients (flag --recipient, variable STRONGROOM_RECIPIENTS), set in the same place",
+            );
+            self.hint("keep one of the two: the recipients to encrypt, or no_encryption to store for everyone to read");
+        }
+        none > recipients
+    }
+
+    /// Who can open new backups; `no_encryption` is what the function of that name decided.
+    pub(super) fn recipients(&mut self, needed: bool, no_encryption: bool) -> Vec<KeyName> {
+        if no_encryption {
             return Vec::new();
         }
+        let keys = self.keys("keys.recipients");
         if needed && keys.is_empty() {
             self.missing(
                 "keys.recipients",

@@ -18,7 +18,31 @@ pub(super) struct Layers<'a> {
     pub(super) problems: Vec<Problem>,
 }
 
+/// What can name a setting; the later ones win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Layer {
+    General,
+    Source,
+    Variable,
+    Flag,
+}
+
 impl Layers<'_> {
+    /// The layer that decides a setting, if any names it.
+    pub(super) fn layer(&self, key: &'static str) -> Option<Layer> {
+        Some(match self.get(key)?.origin {
+            Origin::Flag => Layer::Flag,
+            Origin::Variable => Layer::Variable,
+            Origin::File { .. } if self.of_source(key).is_some() => Layer::Source,
+            _ => Layer::General,
+        })
+    }
+
+    fn of_source(&self, key: &str) -> Option<&Found> {
+        let last = key.rsplit('.').next().unwrap_or(key);
+        self.source.and_then(|table| table.fields.get(last))
+    }
+
     pub(super) fn found(&self, setting: &'static Setting) -> Option<Found> {
         if let Some(value) = self.args.values.get(setting.key) {
             return Some(Found { value: value.clone(), origin: Origin::Flag });
@@ -26,9 +50,7 @@ impl Layers<'_> {
         if let Some(text) = self.env.get(setting.variable) {
             return Some(Found { value: Value::Text(text.to_owned()), origin: Origin::Variable });
         }
-        let last = setting.key.rsplit('.').next().unwrap_or(setting.key);
-        let of_source = self.source.and_then(|table| table.fields.get(last));
-        of_source.or_else(|| self.file.settings.get(setting.key)).cloned()
+        self.of_source(setting.key).or_else(|| self.file.settings.get(setting.key)).cloned()
     }
 
     pub(super) fn shown(&self, setting: &'static Setting) -> (&'static Setting, Option<String>, Origin) {

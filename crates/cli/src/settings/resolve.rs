@@ -124,6 +124,7 @@ impl Settings {
     ) -> Result<Self, Vec<Problem>> {
         let source = needs.source.and_then(|name| file.sources.get(name));
         let mut layers = Layers { args, env, file, source, problems };
+        let no_encryption = layers.no_encryption();
         let settings = Self {
             destination: layers.destination(needs.destination),
             compression: layers.parsed("compression").unwrap_or_default(),
@@ -131,8 +132,8 @@ impl Settings {
             upload_limit: layers.parsed("upload_limit"),
             verify: layers.switch("verify", true),
             state_dir: layers.state_dir(),
-            no_encryption: layers.switch("keys.no_encryption", false),
-            recipients: layers.recipients(needs.recipients),
+            no_encryption,
+            recipients: layers.recipients(needs.recipients, no_encryption),
             identities: layers.identities(needs.identity),
             passphrase: layers.passphrase(),
             kdf: layers.parsed("keys.passphrase_kdf").unwrap_or_default(),

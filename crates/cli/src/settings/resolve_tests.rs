@@ -153,6 +153,52 @@ fn incident_29_encryption_is_never_silently_left_out() {
     assert!(resolve(&both, &Environment::default(), "", needs).is_err());
 }
 
+/// Whoever speaks last about encryption is heard, and nobody may say both in one breath.
+#[test]
+fn incident_29_recipients_and_no_encryption_are_decided_by_the_higher_layer() {
+    const LAYERS: [&str; 4] = ["general", "source", "variable", "flag"];
+    for (none_at, none) in LAYERS.iter().enumerate() {
+        for (named_at, named) in LAYERS.iter().enumerate() {
+            let (mut flags, mut off_by, mut keys_by) = (Vec::new(), ("HOME", "/home/x"), ("USER", "x"));
+            let (mut general, mut source) = (String::new(), String::from("url = \"sqlite:a\"\n"));
+            match *none {
+                "general" => general += "no_encryption = true\n",
+                // No source can switch encryption off for itself.
+                "source" => continue,
+                "variable" => off_by = ("STRONGROOM_NO_ENCRYPTION", "true"),
+                _ => flags.push(("keys.no_encryption", Value::Switch(true))),
+            }
+            match *named {
+                "general" => general += "recipients = [\"/k\"]\n",
+                "source" => source += "recipients = [\"/k\"]\n",
+                "variable" => keys_by = ("STRONGROOM_RECIPIENTS", "/k"),
+                _ => flags.push(("keys.recipients", Value::List(vec!["/k".into()]))),
+            }
+            let toml = format!("[keys]\n{general}[sources.a]\n{source}");
+            let needs = Needs { source: Some("a"), recipients: true, ..Needs::default() };
+            let env = Environment::from([off_by, keys_by]);
+            let decided = resolve(&args(&flags), &env, &toml, needs);
+            let case = format!("no_encryption by {none}, recipients by {named}");
+            match none_at.cmp(&named_at) {
+                std::cmp::Ordering::Equal => {
+                    let said = decided.unwrap_err()[0].to_string();
+                    let both = said.contains("--no-encryption") && said.contains("--recipient");
+                    assert!(both, "{case}: {said}");
+                }
+                order => {
+                    let settings = decided.unwrap_or_else(|p| panic!("{case}: {p:?}"));
+                    let off = order.is_gt();
+                    assert_eq!(
+                        (settings.no_encryption, settings.recipients.is_empty()),
+                        (off, off),
+                        "{case}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn symmetric_recipients_must_be_allowed_by_name() {
     let needs = Needs { recipients: true, ..Needs::default() };

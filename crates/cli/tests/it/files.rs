@@ -141,6 +141,23 @@ fn incident_29_no_recipient_is_no_plain_file() {
     assert_eq!(lab.run_with(&open.stdout, ["open", "-i", "none"]).ok().stdout, b"public");
 }
 
+/// A variable that switches encryption off does not outvote a key that the command line names.
+#[test]
+fn incident_29_a_named_key_is_never_dropped() {
+    let mut lab = Lab::with_keys();
+    lab.set("STRONGROOM_NO_ENCRYPTION", "true");
+    let sealed = lab.run_with(b"secret", ["seal", "-r", "key.pub.pem"]).ok();
+    assert!(!sealed.stderr.contains("NO ENCRYPTION"), "{}", sealed.stderr);
+    lab.run_with(&sealed.stdout, ["open", "-i", "none"]).fails(12, "");
+    assert_eq!(lab.run_with(&sealed.stdout, ["open", "-i", "key.pem"]).ok().stdout, b"secret");
+    lab.set("STRONGROOM_RECIPIENTS", "key.pub.pem");
+    let both = lab.run_with(b"secret", ["seal"]).fails(2, "--no-encryption");
+    assert!(both.stderr.contains("--recipient") && both.stdout.is_empty(), "{}", both.stderr);
+    // Said out loud on the command line, it is meant.
+    let off = lab.run_with(b"public", ["seal", "--no-encryption"]).ok();
+    assert!(off.stderr.contains("NO ENCRYPTION"), "{}", off.stderr);
+}
+
 #[test]
 fn errors_are_json_when_asked_for() {
     let lab = Lab::with_keys();
