@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use backup_core::pipeline::Listed;
-use backup_core::{BackupRef, Decryptor, Manifest, Origin, Trust, VouchedManifest};
+use backup_core::{BackupRef, Manifest, Origin, Trust, VouchedManifest};
 use clap::Args;
+use envelope_crypto::EnvelopeDecryptor;
 use envelope_crypto::trust::UnsignedOrigin;
 
 use crate::commands::Surroundings;
 use crate::failure::{Failure, Outcome};
+use crate::printer::Printer;
 use crate::repository::{Reading, Repository};
 use crate::selector::Selector;
 use crate::settings::Settings;
-use crate::state::State;
+use crate::state::{Compared, State};
 use crate::wiring::{self, Place};
 use crate::{keys, printer};
 
@@ -125,7 +127,11 @@ impl Reader {
         match &mut self.repository {
             Some(repository) => {
                 let believed = listed.iter().filter_map(|l| l.manifest.as_ref().ok());
-                Ok(repository.compare(believed, only, &reading)?)
+                let Compared { wrong, withdrawn } = repository.compare(believed, only, &reading)?;
+                for text in &withdrawn {
+                    around.printer.warn(text);
+                }
+                Ok(wrong)
             }
             None => Ok(Vec::new()),
         }
@@ -136,7 +142,7 @@ impl Reader {
 ///
 /// # Errors
 /// Those of the key files.
-pub(crate) fn decryptor(around: &Surroundings, settings: &Settings) -> Outcome<Arc<dyn Decryptor>> {
+pub(crate) fn decryptor(around: &Surroundings, settings: &Settings) -> Outcome<EnvelopeDecryptor> {
     Ok(wiring::decryptor(settings, keys::identities(settings, &around.printer)?))
 }
 
@@ -148,6 +154,23 @@ pub(crate) fn selector(text: &str) -> Outcome<Selector> {
     text.parse().map_err(|what: String| {
         Failure::usage("argument SOURCE@latest|ID", what, "`strongroom list` shows sources and ids")
     })
+}
+
+/// Whether a manifest says that its backup is encrypted.
+pub(crate) fn is_encrypted(manifest: &Manifest) -> bool {
+    !manifest.recipients.iter().any(|recipient| recipient.kind == "none")
+}
+
+/// Warns of a backup that is not encrypted; the format asks every reader to.
+pub(crate) fn warn_unless_encrypted(printer: &Printer, manifest: &Manifest) {
+    if !is_encrypted(manifest) {
+        warn_not_encrypted(printer, &manifest.backup().to_string());
+    }
+}
+
+/// Warns that `what`, a backup or a file, is not encrypted.
+pub(crate) fn warn_not_encrypted(printer: &Printer, what: &str) {
+    printer.warn(&format!("{what} is NOT encrypted: everyone who can read the place can read it"));
 }
 
 /// How old a backup is, for a person.

@@ -1,13 +1,13 @@
 //! A repository as this machine knows it: whose it is, whom it trusts, what was seen of it.
 
 use backup_core::{
-    BackupRef, ByteStream, Context, Error, ErrorKind, RepositoryId, Result, Sink, Source, SourceName,
-    StatementKind, VouchedManifest, pipeline,
+    BackupRef, ByteStream, Context, Error, ErrorKind, RepositoryId, Result, Sha256Digest, Sink, Source,
+    SourceName, StatementKind, VouchedManifest, pipeline,
 };
 use bytes::Bytes;
 use envelope_crypto::sign::{SigningKey, StoredStatement, VerifyingKey};
 use envelope_crypto::trust::{
-    KeyGrant, NewRepository, OwnerPin, RepositoryStatement, RepositoryTrust, TrustStatement,
+    KeyGrant, NewRepository, OwnerPin, RepositoryStatement, RepositoryTrust, Role, TrustStatement,
     repository_object, trust_number, trust_object,
 };
 
@@ -15,7 +15,7 @@ use crate::failure::Outcome;
 use crate::host;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use crate::state::{Pin, State, durable};
+use crate::state::{Compared, Pin, Reach, SeenHead, State, durable};
 
 /// The largest statement that is read, in bytes.
 const STATEMENT_LEN_MAX: u64 = 4 << 20;
@@ -138,20 +138,36 @@ impl Repository {
         )))
     }
 
-    /// Compares a listing with what was seen before, remembers it, and answers what is wrong.
+    /// Compares a listing with what was seen before and remembers it.
     pub(crate) fn compare<'a>(
         &mut self,
         listed: impl Iterator<Item = &'a VouchedManifest>,
         only: Option<&SourceName>,
         reading: &Reading<'_>,
-    ) -> Result<Vec<String>> {
-        let wrong = self.pin.compare(listed, only.map(SourceName::as_str));
+    ) -> Result<Compared> {
+        let trust = self.trust.statement();
+        let compared =
+            self.pin.compare(listed, only.map(SourceName::as_str), |signer, name| reach(trust, signer, name));
         self.remember(reading)?;
-        Ok(wrong)
+        Ok(compared)
     }
 
     fn remember(&self, reading: &Reading<'_>) -> Result<()> {
         reading.state.pins().keep(&self.pin)
+    }
+}
+
+/// How far the owner lets the backups of a signer count.
+fn reach(trust: &TrustStatement, signer: Sha256Digest, source: &str) -> Reach {
+    let Ok(source) = source.parse::<SourceName>() else { return Reach::Nothing };
+    let grant = trust.keys.iter().find(|grant| grant.public_key.key_id() == signer);
+    if !grant.is_some_and(|grant| grant.allows(Role::Backup, &source)) {
+        return Reach::Nothing;
+    }
+    let Some(revoked) = trust.revoked.iter().find(|r| r.key_id == signer) else { return Reach::Everything };
+    match revoked.last_good.iter().find(|last| last.source == source) {
+        Some(last) => Reach::UpTo(SeenHead { seq: last.seq, pae_sha256: last.pae_sha256 }),
+        None => Reach::Nothing,
     }
 }
 

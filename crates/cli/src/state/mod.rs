@@ -22,7 +22,7 @@ pub(crate) use catalog::RunLog;
 pub(crate) use job_log::{Both, JobLog};
 pub(crate) use ledger::FileLedger;
 pub(crate) use lock::Lock;
-pub(crate) use pins::Pin;
+pub(crate) use pins::{Compared, Pin, Reach, SeenHead};
 
 /// The state folder.
 #[derive(Debug, Clone)]

@@ -28,6 +28,9 @@ pub(crate) struct Pin {
     /// The newest head that was seen, by `signer/source`.
     #[serde(default)]
     pub(crate) heads: BTreeMap<String, SeenHead>,
+    /// Heads that the owner withdrew since the file was read: they are taken out of it too.
+    #[serde(skip)]
+    forgotten: BTreeMap<String, SeenHead>,
 }
 
 /// The newest manifest that was seen of one signer and source.
@@ -40,20 +43,48 @@ pub(crate) struct SeenHead {
     pub(crate) pae_sha256: Sha256Digest,
 }
 
+/// How far the owner lets the backups of one signer and source count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// All of them.
+    Everything,
+    /// Those up to this one, the last good one of a revoked key.
+    UpTo(SeenHead),
+    /// None of them.
+    Nothing,
+}
+
+/// What a listing is, held against what was seen before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Compared {
+    /// What is wrong with it: older than what was seen (STALE), or one number with two contents
+    /// (FORK).
+    pub(crate) wrong: Vec<String>,
+    /// What was seen and counts no more because the owner says so. Told once: it is then forgotten.
+    pub(crate) withdrawn: Vec<String>,
+}
+
 impl Pin {
     /// A repository seen for the first time.
     pub(crate) fn new(repository: RepositoryId, owner: VerifyingKey, destination: String) -> Self {
-        Self { repository, owner, destinations: vec![destination], trust: None, heads: BTreeMap::new() }
+        Self {
+            repository,
+            owner,
+            destinations: vec![destination],
+            trust: None,
+            heads: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
+        }
     }
 
-    /// Remembers the newest heads of a whole listing of `sources` (all of them when `None`), and
-    /// answers what is wrong with it: older than what was seen (STALE), or one number with two
-    /// contents (FORK).
+    /// Compares a whole listing of `only` (of every source when `None`) with what was seen before, as
+    /// far as `reach` lets it count, and remembers its newest heads.
     pub(crate) fn compare<'a>(
         &mut self,
         listed: impl Iterator<Item = &'a VouchedManifest>,
         only: Option<&str>,
-    ) -> Vec<String> {
+        reach: impl Fn(Sha256Digest, &str) -> Reach,
+    ) -> Compared {
         let mut newest: BTreeMap<String, SeenHead> = BTreeMap::new();
         let mut wrong = Vec::new();
         for vouched in listed {
@@ -69,10 +100,8 @@ impl Pin {
                 }
             }
         }
-        for (line, seen) in &self.heads {
-            if only.is_some_and(|source| line.rsplit('/').next() != Some(source)) {
-                continue;
-            }
+        let withdrawn = self.withdraw(only, reach);
+        for (line, seen) in self.heads.iter().filter(|(line, _)| is_of(line, only)) {
             match newest.get(line) {
                 Some(head) if head.seq > seen.seq => {}
                 Some(head) if head.seq == seen.seq && head.pae_sha256 == seen.pae_sha256 => {}
@@ -91,13 +120,48 @@ impl Pin {
             }
         }
         for (line, head) in newest {
-            let seen = self.heads.entry(line).or_insert(head);
-            if head.seq > seen.seq {
-                *seen = head;
-            }
+            newer(&mut self.heads, line, head);
         }
-        wrong
+        Compared { wrong, withdrawn }
     }
+
+    /// Goes back to the last good head where the owner took the later ones back. The trust file that
+    /// says so is remembered itself, so nobody can undo it and have the later ones missed.
+    fn withdraw(&mut self, only: Option<&str>, reach: impl Fn(Sha256Digest, &str) -> Reach) -> Vec<String> {
+        let mut withdrawn = Vec::new();
+        self.heads.retain(|line, seen| {
+            let parts = line.split_once('/').and_then(|(s, name)| Some((Sha256Digest::from_hex(s)?, name)));
+            let Some((signer, source)) = parts.filter(|_| is_of(line, only)) else { return true };
+            let was = *seen;
+            let (kept, why) = match reach(signer, source) {
+                Reach::UpTo(last) if was.seq > last.seq || (was.seq == last.seq && was != last) => {
+                    *seen = last;
+                    (true, format!("number {} is the last good one of its revoked key", last.seq))
+                }
+                Reach::Nothing => (false, "its key is revoked or may not back up this source".to_owned()),
+                Reach::Everything | Reach::UpTo(_) => return true,
+            };
+            withdrawn.push(format!("number {} of {line} was seen before and counts no more: {why}", was.seq));
+            self.forgotten.insert(line.clone(), was);
+            kept
+        });
+        withdrawn
+    }
+}
+
+fn newer(heads: &mut BTreeMap<String, SeenHead>, line: String, head: SeenHead) {
+    let seen = heads.entry(line).or_insert(head);
+    if head.seq > seen.seq {
+        *seen = head;
+    }
+}
+
+fn line(signer: Sha256Digest, source: &str) -> String {
+    format!("{signer}/{source}")
+}
+
+fn is_of(line: &str, only: Option<&str>) -> bool {
+    only.is_none_or(|source| line.rsplit('/').next() == Some(source))
 }
 
 /// The newer of both in everything.
@@ -110,11 +174,9 @@ fn merged(mut stored: Pin, pin: &Pin) -> Pin {
     if pin.trust.map(|t| t.n) > stored.trust.map(|t| t.n) {
         stored.trust = pin.trust;
     }
+    stored.heads.retain(|line, head| pin.forgotten.get(line) != Some(head));
     for (line, head) in &pin.heads {
-        let seen = stored.heads.entry(line.clone()).or_insert(*head);
-        if head.seq > seen.seq {
-            *seen = *head;
-        }
+        newer(&mut stored.heads, line.clone(), *head);
     }
     stored
 }
@@ -122,7 +184,7 @@ fn merged(mut stored: Pin, pin: &Pin) -> Pin {
 fn line_of(vouched: &VouchedManifest) -> Option<String> {
     let Manifest { source, .. } = vouched.manifest();
     match vouched.origin() {
-        Origin::Trusted { signer } => Some(format!("{signer}/{source}")),
+        Origin::Trusted { signer } => Some(line(signer, source.as_str())),
         Origin::Unknown => None,
     }
 }
@@ -225,25 +287,74 @@ mod tests {
         VouchedManifest::vouched(manifest, origin, Sha256Digest::of(content.as_bytes()))
     }
 
+    fn compare<'a>(
+        pin: &mut Pin,
+        listed: impl IntoIterator<Item = &'a VouchedManifest>,
+        only: Option<&str>,
+    ) -> Vec<String> {
+        let Compared { wrong, withdrawn } = pin.compare(listed.into_iter(), only, |_, _| Reach::Everything);
+        assert_eq!(withdrawn, Vec::<String>::new());
+        wrong
+    }
+
     #[test]
     fn a_reader_never_goes_back_behind_what_it_saw() {
         let mut pin = Pin::new(RepositoryId::random(), owner(), "/b".into());
         let [one, two, three] = [vouched(1, "1"), vouched(2, "2"), vouched(3, "3")];
-        assert_eq!(pin.compare([&one, &two, &three].into_iter(), None), Vec::<String>::new());
-        assert_eq!(pin.compare([&one, &two, &three].into_iter(), Some("orders")), Vec::<String>::new());
-        let stale = pin.compare([&one, &two].into_iter(), None);
+        assert_eq!(compare(&mut pin, [&one, &two, &three], None), Vec::<String>::new());
+        assert_eq!(compare(&mut pin, [&one, &two, &three], Some("orders")), Vec::<String>::new());
+        let stale = compare(&mut pin, [&one, &two], None);
         assert!(stale[0].starts_with("STALE") && stale[0].contains("number 2"), "{stale:?}");
-        assert!(pin.compare(std::iter::empty(), None)[0].starts_with("STALE"));
+        assert!(compare(&mut pin, [], None)[0].starts_with("STALE"));
         // Another source was listed: nothing is said of this one.
-        assert_eq!(pin.compare(std::iter::empty(), Some("other")), Vec::<String>::new());
+        assert_eq!(compare(&mut pin, [], Some("other")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_the_owner_withdrew_is_told_once_and_missed_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let pins = Pins::new(folder.path());
+        let mut pin = Pin::new(RepositoryId::random(), owner(), "/b".into());
+        let [one, two, three] = [vouched(1, "1"), vouched(2, "2"), vouched(3, "3")];
+        compare(&mut pin, [&one, &two, &three], None);
+        pins.keep(&pin).unwrap();
+        let good = SeenHead { seq: 2, pae_sha256: two.pae_sha256() };
+        let up_to_two = |_, _: &str| Reach::UpTo(good);
+
+        // Another source was listed: nothing is forgotten of this one.
+        assert_eq!(pin.compare(std::iter::empty(), Some("other"), up_to_two), Compared::default());
+        let compared = pin.compare([&one, &two].into_iter(), None, up_to_two);
+        assert_eq!(compared.wrong, Vec::<String>::new());
+        assert!(compared.withdrawn[0].contains("number 3"), "{compared:?}");
+        pins.keep(&pin).unwrap();
+        let mut pin = pins.of(&pin.repository).unwrap().unwrap();
+        assert_eq!(pin.compare([&one, &two].into_iter(), None, up_to_two), Compared::default());
+        // The last good one and those before it are still missed.
+        let compared = pin.compare([&one].into_iter(), None, up_to_two);
+        assert!(compared.wrong[0].starts_with("STALE") && compared.wrong[0].contains("number 2"));
+
+        let compared = pin.compare(std::iter::empty(), None, |_, _| Reach::Nothing);
+        assert_eq!((compared.wrong.len(), compared.withdrawn.len()), (0, 1), "{compared:?}");
+        pins.keep(&pin).unwrap();
+        assert!(pins.of(&pin.repository).unwrap().unwrap().heads.is_empty());
+    }
+
+    #[test]
+    fn a_forged_last_good_number_is_withdrawn_for_the_true_one() {
+        let mut pin = Pin::new(RepositoryId::random(), owner(), "/b".into());
+        let (forged, good) = (vouched(2, "forged"), vouched(2, "2"));
+        compare(&mut pin, [&forged], None);
+        let last = SeenHead { seq: 2, pae_sha256: good.pae_sha256() };
+        let compared = pin.compare([&good].into_iter(), None, |_, _| Reach::UpTo(last));
+        assert_eq!((compared.wrong.len(), compared.withdrawn.len()), (0, 1), "{compared:?}");
     }
 
     #[test]
     fn one_number_with_two_contents_is_a_fork() {
         let mut pin = Pin::new(RepositoryId::random(), owner(), "/b".into());
         let (a, b) = (vouched(1, "a"), vouched(1, "b"));
-        assert!(pin.compare([&a, &b].into_iter(), None)[0].starts_with("FORK"));
-        assert!(pin.compare([&b].into_iter(), None)[0].starts_with("FORK"));
+        assert!(compare(&mut pin, [&a, &b], None)[0].starts_with("FORK"));
+        assert!(compare(&mut pin, [&b], None)[0].starts_with("FORK"));
     }
 
     #[test]
@@ -253,8 +364,8 @@ mod tests {
         let mut slow = Pin::new(RepositoryId::random(), owner(), "/b".into());
         let mut fast = slow.clone();
         let (one, two) = (vouched(1, "1"), vouched(2, "2"));
-        slow.compare([&one].into_iter(), None);
-        fast.compare([&one, &two].into_iter(), None);
+        compare(&mut slow, [&one], None);
+        compare(&mut fast, [&one, &two], None);
         pins.keep(&fast).unwrap();
         pins.keep(&slow).unwrap();
         assert_eq!(pins.of(&slow.repository).unwrap(), Some(fast));

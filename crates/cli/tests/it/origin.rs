@@ -102,6 +102,61 @@ fn a_second_host_asks_to_be_added_and_can_be_revoked() {
     lab.run(["trust", "add", &own, "--owner-key", &not_owner, "-d", "./b"]).fails(12, "");
 }
 
+/// A second host that has the right to back up, and its public key file.
+fn with_second_host() -> (Lab, String) {
+    let mut lab = backed_up();
+    lab.set("STRONGROOM_OWNER", owner(&lab));
+    let (first, second) = (lab.path("state").display().to_string(), lab.path("second"));
+    let backup = ["backup", "sqlite:app.db", "-d", "./b", "-r", "key.pub.pem"];
+    lab.set("STRONGROOM_STATE_DIR", second.display().to_string());
+    lab.run(backup).fails(12, "strongroom trust add");
+    let key = second.join("host.pub.pem").display().to_string();
+    lab.set("STRONGROOM_STATE_DIR", &first);
+    lab.run(["trust", "add", &key, "-d", "./b"]).ok();
+    lab.set("STRONGROOM_STATE_DIR", second.display().to_string());
+    lab.run(backup).ok();
+    lab.set("STRONGROOM_STATE_DIR", first);
+    (lab, key)
+}
+
+fn latest(lab: &Lab) -> serde_json::Value {
+    lab.run(["--json", "show", "app@latest", "-d", "./b"]).ok().json()
+}
+
+/// The backups that a revoked host made were seen and count no more; those of the others do.
+#[test]
+fn a_revocation_does_not_make_the_place_stale() {
+    let (lab, key) = with_second_host();
+    let of_second = latest(&lab);
+    assert_eq!(of_second["seq"], 1);
+    lab.run(["trust", "revoke", &key, "--nothing-good", "-d", "./b"]).ok();
+    let ran = lab.run(["verify", "app@latest", "-d", "./b"]).ok();
+    assert!(ran.stderr.contains("counts no more"), "{}", ran.stderr);
+    assert_ne!(latest(&lab)["signer"], of_second["signer"]);
+    let ran = lab.run(["--json", "list", "-d", "./b"]).ok();
+    assert!(!ran.stderr.contains("counts no more"), "told once: {}", ran.stderr);
+    assert_eq!(ran.json()["warnings"].as_array().unwrap().len(), 0);
+    // What is left of the trusted host is still missed when it goes.
+    let left = latest(&lab)["id"].as_str().unwrap().to_owned();
+    std::fs::remove_dir_all(lab.path(&format!("b/app/{left}"))).unwrap();
+    assert!(lab.run(["list", "-d", "./b"]).ok().stderr.contains("number 1 was seen before"));
+}
+
+#[test]
+fn the_last_good_backup_of_a_revoked_host_is_still_missed() {
+    let (mut lab, key) = with_second_host();
+    let good = latest(&lab)["id"].as_str().unwrap().to_owned();
+    let first = lab.path("state").display().to_string();
+    lab.set("STRONGROOM_STATE_DIR", lab.path("second").display().to_string());
+    lab.run(["backup", "sqlite:app.db", "-d", "./b", "-r", "key.pub.pem"]).ok();
+    lab.set("STRONGROOM_STATE_DIR", first);
+    assert_eq!(latest(&lab)["seq"], 2);
+    lab.run(["trust", "revoke", &key, "--last-good", &good, "-d", "./b"]).ok();
+    assert_eq!(latest(&lab)["id"], good.as_str());
+    std::fs::remove_dir_all(lab.path(&format!("b/app/{good}"))).unwrap();
+    lab.run(["verify", "app@latest", "-d", "./b"]).fails(13, "STALE");
+}
+
 /// A host that forgot what it signed does not sign one number twice.
 #[test]
 fn a_lost_memory_makes_no_fork() {
