@@ -4,6 +4,7 @@
 mod args;
 mod commands;
 mod exit;
+mod export;
 mod failure;
 mod host;
 mod input;

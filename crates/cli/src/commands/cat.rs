@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::Surroundings;
 use crate::args::{DestinationArgs, IdentityArgs, SecretArgs};
+use crate::export::{self, Export};
 use crate::failure::Outcome;
 use crate::output::{Content, Output};
 use crate::reading::{self, OriginArgs, Reader};
@@ -24,6 +25,9 @@ pub(crate) struct Cat {
     /// Replace the output file if it is there
     #[arg(long)]
     force: bool,
+    /// Compress what is written
+    #[arg(long, value_name = "HOW", value_enum)]
+    compress: Option<Export>,
     #[command(flatten)]
     destination: DestinationArgs,
     #[command(flatten)]
@@ -52,8 +56,14 @@ impl Cat {
         let (cx, bar) = around.watched_beside(&output);
         let source = reader.place.ports.source.as_ref();
         let opened = pipeline::open(&cx, source, reader.trust.as_ref(), decryptor.as_ref(), &at).await?;
+        crate::notice::warn_unless_encrypted(&around.printer, opened.manifest.manifest());
         let len = opened.manifest.manifest().source_len;
-        let written = output.take(&cx, wiring::counted(&cx, Some(len), opened.dump.bytes)).await;
+        let bytes = wiring::counted(&cx, Some(len), opened.dump.bytes);
+        let bytes = match self.compress {
+            Some(how) => export::compressed(how, bytes),
+            None => bytes,
+        };
+        let written = output.take(&cx, bytes).await;
         bar.done();
         written.map(drop)
     }
