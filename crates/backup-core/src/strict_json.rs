@@ -105,10 +105,8 @@ impl Scanner<'_> {
     }
 
     fn value(&mut self, depth: usize) -> Result<(), StrictJsonError> {
-        if depth > DEPTH_MAX {
-            return Err(StrictJsonError::Depth);
-        }
         match self.peek() {
+            Some(b'{' | b'[') if depth >= DEPTH_MAX => Err(StrictJsonError::Depth),
             Some(b'{') => self.object(depth),
             Some(b'[') => self.array(depth),
             Some(b'"') => self.string().map(drop),
@@ -257,8 +255,8 @@ mod tests {
     #[test]
     fn depth_is_bounded() {
         let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
-        assert_eq!(check(nested(DEPTH_MAX + 1).as_bytes()), Ok(()));
-        assert_eq!(check(nested(DEPTH_MAX + 2).as_bytes()), Err(StrictJsonError::Depth));
+        assert_eq!(check(nested(DEPTH_MAX).as_bytes()), Ok(()));
+        assert_eq!(check(nested(DEPTH_MAX + 1).as_bytes()), Err(StrictJsonError::Depth));
         assert_eq!(check("[".repeat(1 << 20).as_bytes()), Err(StrictJsonError::Depth));
     }
 
