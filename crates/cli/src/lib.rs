@@ -9,6 +9,7 @@ mod failure;
 mod host;
 mod input;
 mod keys;
+mod notice;
 mod output;
 mod printer;
 mod progress;

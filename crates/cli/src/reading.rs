@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use backup_core::pipeline::Listed;
-use backup_core::{BackupRef, Manifest, Origin, Trust, VouchedManifest};
+use backup_core::{BackupRef, Decryptor, Manifest, Origin, Trust, VouchedManifest};
 use clap::Args;
-use envelope_crypto::EnvelopeDecryptor;
 use envelope_crypto::trust::UnsignedOrigin;
 
 use crate::commands::Surroundings;
 use crate::failure::{Failure, Outcome};
-use crate::printer::Printer;
 use crate::repository::{Reading, Repository};
 use crate::selector::Selector;
 use crate::settings::Settings;
@@ -142,7 +140,7 @@ impl Reader {
 ///
 /// # Errors
 /// Those of the key files.
-pub(crate) fn decryptor(around: &Surroundings, settings: &Settings) -> Outcome<EnvelopeDecryptor> {
+pub(crate) fn decryptor(around: &Surroundings, settings: &Settings) -> Outcome<Arc<dyn Decryptor>> {
     Ok(wiring::decryptor(settings, keys::identities(settings, &around.printer)?))
 }
 
@@ -154,23 +152,6 @@ pub(crate) fn selector(text: &str) -> Outcome<Selector> {
     text.parse().map_err(|what: String| {
         Failure::usage("argument SOURCE@latest|ID", what, "`strongroom list` shows sources and ids")
     })
-}
-
-/// Whether a manifest says that its backup is encrypted.
-pub(crate) fn is_encrypted(manifest: &Manifest) -> bool {
-    !manifest.recipients.iter().any(|recipient| recipient.kind == "none")
-}
-
-/// Warns of a backup that is not encrypted; the format asks every reader to.
-pub(crate) fn warn_unless_encrypted(printer: &Printer, manifest: &Manifest) {
-    if !is_encrypted(manifest) {
-        warn_not_encrypted(printer, &manifest.backup().to_string());
-    }
-}
-
-/// Warns that `what`, a backup or a file, is not encrypted.
-pub(crate) fn warn_not_encrypted(printer: &Printer, what: &str) {
-    printer.warn(&format!("{what} is NOT encrypted: everyone who can read the place can read it"));
 }
 
 /// How old a backup is, for a person.

@@ -107,7 +107,15 @@ pub(crate) fn encryptor(
 
 /// The cipher's private side.
 pub(crate) fn decryptor(settings: &Settings, identities: Vec<Arc<dyn Identity>>) -> Arc<dyn Decryptor> {
-    Arc::new(EnvelopeDecryptor::new(identities, OpenOptions { workers: settings.workers }))
+    Arc::new(envelope_decryptor(settings, identities))
+}
+
+/// The same, which also tells whether an envelope is encrypted.
+pub(crate) fn envelope_decryptor(
+    settings: &Settings,
+    identities: Vec<Arc<dyn Identity>>,
+) -> EnvelopeDecryptor {
+    EnvelopeDecryptor::new(identities, OpenOptions { workers: settings.workers })
 }
 
 /// Walks envelopes without a key.

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use super::Surroundings;
 use crate::args::DestinationArgs;
 use crate::failure::Outcome;
-use crate::printer;
 use crate::reading::{self, OriginArgs, Reader};
 use crate::settings::Needs;
+use crate::{notice, printer};
 
 /// List backups, oldest first, and failed runs of this machine.
 #[derive(Debug, Args)]
@@ -41,6 +41,9 @@ impl List {
         let wrong = reader.compare_listing(&around, &settings, &listed, self.source.as_ref())?;
         for text in &wrong {
             around.printer.warn(text);
+        }
+        for vouched in listed.iter().filter_map(|entry| entry.manifest.as_ref().ok()) {
+            notice::warn_unless_encrypted(&around.printer, vouched.manifest());
         }
         let runs = unfinished(&reader, &listed, self.source.as_ref())?;
         let now = around.cx.now();

@@ -11,7 +11,7 @@ use crate::failure::Outcome;
 use crate::input::Input;
 use crate::output::{Content, Output};
 use crate::settings::Needs;
-use crate::{printer, reading, wiring};
+use crate::{keys, notice, printer, wiring};
 
 /// Decrypt a file or stdin. On stdout, only exit code 0 says that the output is whole; a file is
 /// written only when it is.
@@ -38,11 +38,16 @@ impl Open {
         let settings = around.settings(&[&self.identity, &self.secrets], needs)?;
         let input = Input::open(self.file.as_deref())?;
         let output = Output::open(self.output.as_deref(), self.force, Content::Plain)?;
-        let decryptor = reading::decryptor(&around, &settings)?;
+        let decryptor = wiring::envelope_decryptor(&settings, keys::identities(&settings, &around.printer)?);
         let (cx, bar) = around.watched_beside(&output);
         let opening = Opening { sealed: input.sealed(), expected: Expected::default() };
-        let opened = decryptor.open(opening).await?;
-        let written = output.take(&cx, wiring::counted(&cx, None, opened.bytes)).await;
+        let envelope = decryptor.open_envelope(opening).await?;
+        if !envelope.head.header().is_encrypted() {
+            let file = self.file.as_ref().filter(|path| path.as_os_str() != "-");
+            let name = file.map_or_else(|| "the input".to_owned(), |path| path.display().to_string());
+            notice::warn_not_encrypted(&around.printer, &name);
+        }
+        let written = output.take(&cx, wiring::counted(&cx, None, envelope.opened.bytes)).await;
         bar.done();
         let bytes = written?;
         around.printer.say(&format!("intact, origin unknown: {}", printer::bytes(bytes)));

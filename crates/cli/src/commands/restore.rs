@@ -14,7 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::reading::{self, OriginArgs, Reader};
 use crate::settings::Needs;
 use crate::source::refuse_password;
-use crate::{printer, wiring};
+use crate::{notice, printer, wiring};
 
 /// Restore a backup into a new database.
 #[derive(Debug, Args)]
@@ -50,6 +50,17 @@ pub(crate) struct Restore {
     secrets: SecretArgs,
     #[command(flatten)]
     origin: OriginArgs,
+}
+
+/// What a restore does that does not verify everything first.
+fn streaming(into_a_program: bool) -> &'static str {
+    if into_a_program {
+        "restoring while reading: the program gets each block once it was verified, and only exit code 0 says that \
+         the end was too; --verify-first reads everything twice, and starts the program after the first time"
+    } else {
+        "restoring while reading: blocks are verified one by one, and the target is handed over only after the end \
+         was verified; --verify-first reads everything twice, and applies nothing before the first time was good"
+    }
 }
 
 impl Restore {
@@ -93,6 +104,9 @@ impl Restore {
             dry_run: self.dry_run,
             into_existing: self.into_existing,
         };
+        if !self.verify_first && !self.dry_run {
+            around.printer.say(streaming(self.command));
+        }
         let (cx, bar) = around.watched();
         let source = reader.place.ports.source.as_ref();
         let trust = reader.trust.as_ref();
@@ -101,6 +115,7 @@ impl Restore {
         bar.done();
         let (document, text) = match outcome? {
             RestoreOutcome::Planned(manifest, plan) => {
+                notice::warn_unless_encrypted(&around.printer, manifest.manifest());
                 let mut text = format!("dry run: {at} into {}\n", plan.target());
                 for step in plan.steps() {
                     let _ = writeln!(text, "  {step}");
@@ -112,6 +127,7 @@ impl Restore {
                 (document, text)
             }
             RestoreOutcome::Restored(manifest, restored) => {
+                notice::warn_unless_encrypted(&around.printer, manifest.manifest());
                 for warning in &restored.warnings {
                     around.printer.warn(warning);
                 }

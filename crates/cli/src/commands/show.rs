@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use super::Surroundings;
 use crate::args::DestinationArgs;
 use crate::failure::{Failure, Outcome};
-use crate::printer;
 use crate::reading::{self, OriginArgs, Reader};
 use crate::settings::Needs;
+use crate::{notice, printer};
 
 /// Show what is known of one backup.
 #[derive(Debug, Args)]
@@ -43,6 +43,7 @@ impl Show {
                 .with_hint("`strongroom list` shows what is there")
         })?;
         let vouched = entry.manifest.map_err(Failure::from)?;
+        notice::warn_unless_encrypted(&around.printer, vouched.manifest());
         let text = human(&vouched, around.cx.now());
         around.printer.result(&document(&vouched), &text)
     }
@@ -52,6 +53,7 @@ impl Show {
 pub(crate) fn document(vouched: &VouchedManifest) -> Value {
     let mut document = json!(vouched.manifest());
     if let Value::Object(members) = &mut document {
+        members.insert("encrypted".to_owned(), json!(notice::is_encrypted(vouched.manifest())));
         members.insert("signer".to_owned(), json!(reading::origin(vouched)));
         members.insert("manifest_sha256".to_owned(), json!(vouched.pae_sha256()));
     }

@@ -9,7 +9,7 @@ use crate::args::{DestinationArgs, IdentityArgs, SecretArgs};
 use crate::failure::Outcome;
 use crate::reading::{self, OriginArgs, Reader};
 use crate::settings::Needs;
-use crate::{printer, wiring};
+use crate::{notice, printer, wiring};
 
 /// Check that a backup is whole; with --deep, that it opens and parses.
 #[derive(Debug, Args)]
@@ -50,6 +50,7 @@ impl Verify {
                 pipeline::quick(&cx, source.as_ref(), reader.trust.as_ref(), auditor.as_ref(), &at).await;
             bar.done();
             let done = done?;
+            notice::warn_unless_encrypted(&around.printer, done.manifest.manifest());
             let text = format!(
                 "{at}: whole, {}, as signed by {}\n(quick: hashes and signature; --deep -i KEY also opens and parses)",
                 printer::bytes(done.bytes),
@@ -67,6 +68,7 @@ impl Verify {
         let done = pipeline::deep(&cx, source.as_ref(), trust, decryptor.as_ref(), &inspectors, &at).await;
         bar.done();
         let done = done?;
+        notice::warn_unless_encrypted(&around.printer, done.manifest.manifest());
         let found = match done.inspection.parsed {
             true => format!("opens, and parses as {}", done.manifest.manifest().format),
             false => format!("opens; the structure of {} was not looked at", done.manifest.manifest().format),

@@ -138,7 +138,9 @@ fn incident_29_no_recipient_is_no_plain_file() {
     let quiet = lab.run_with(b"public", ["-q", "seal", "--no-encryption"]).ok();
     assert!(quiet.stderr.contains("NO ENCRYPTION"), "a warning is not silenced");
     assert_eq!(lab.run_with(&open.stdout, ["open", "-i", "key.pem"]).ok().stdout, b"public");
-    assert_eq!(lab.run_with(&open.stdout, ["open", "-i", "none"]).ok().stdout, b"public");
+    let opened = lab.run_with(&open.stdout, ["-q", "open", "-i", "none"]).ok();
+    assert_eq!(opened.stdout, b"public");
+    assert!(opened.stderr.contains("the input is NOT encrypted"), "{}", opened.stderr);
 }
 
 /// A variable that switches encryption off does not outvote a key that the command line names.

@@ -59,6 +59,48 @@ fn stdin_and_commands_are_sources_and_targets_too() {
     assert_eq!(lab.read("copy"), b"a b");
 }
 
+/// Whoever reads a backup that everyone can read is told so, each time and by every command.
+#[test]
+fn incident_29_every_command_tells_that_a_backup_is_not_encrypted() {
+    let lab = Lab::with_keys();
+    lab.database("app.db", 5);
+    lab.run(["backup", "sqlite:app.db", "-d", "./b", "--no-encryption"]).ok();
+    let at = ["-q", "-d", "./b"];
+    let (list, show, quick) = (["list"], ["show", "app@latest"], ["verify", "app@latest"]);
+    let deep = ["verify", "app@latest", "--deep", "-i", "none"];
+    let plan = ["restore", "app@latest", "--to", "sqlite:x.db", "-i", "none", "--dry-run"];
+    let restore = ["restore", "app@latest", "--to", "sqlite:new.db", "-i", "none"];
+    let cat = ["cat", "app@latest", "-i", "none"];
+    let commands: [&[&str]; 7] = [&list, &show, &quick, &deep, &plan, &restore, &cat];
+    for command in commands {
+        let ran = lab.run(command.iter().chain(&at)).ok();
+        assert!(ran.stderr.contains("is NOT encrypted: everyone who can"), "{command:?}: {}", ran.stderr);
+    }
+    assert_eq!(lab.run(["--json", "show", "app@latest", "-d", "./b"]).ok().json()["encrypted"], false);
+    assert_eq!(lab.run(["--json", "list", "-d", "./b"]).ok().json()["backups"][0]["encrypted"], false);
+
+    lab.run(["backup", "sqlite:app.db", "-d", "./c", "-r", "key.pub.pem"]).ok();
+    let list = lab.run(["--json", "list", "-d", "./c"]).ok();
+    assert_eq!(list.json()["backups"][0]["encrypted"], true);
+    assert!(!list.stderr.contains("NOT encrypted"), "{}", list.stderr);
+}
+
+/// Without --verify-first it is said that the restore trusts no block, and the end only at the end.
+#[test]
+fn a_restore_tells_when_it_verifies() {
+    let lab = Lab::with_keys();
+    lab.database("app.db", 5);
+    lab.run(BACKUP).ok();
+    let from = ["restore", "app@latest", "-i", "key.pem", "-d", "./b"];
+    let streamed = lab.run(from.iter().chain(&["--to", "sqlite:a.db"])).ok();
+    assert!(streamed.stderr.contains("blocks are verified one by one"), "{}", streamed.stderr);
+    assert!(streamed.stderr.contains("--verify-first reads everything twice"), "{}", streamed.stderr);
+    let twice = lab.run(from.iter().chain(&["--to", "sqlite:b.db", "--verify-first"])).ok();
+    assert!(!twice.stderr.contains("one by one"), "{}", twice.stderr);
+    let program = lab.run(from.iter().chain(&["--command", "--", "tee", "copy"])).ok();
+    assert!(program.stderr.contains("the program gets each block"), "{}", program.stderr);
+}
+
 /// A dump that fails is an error with the tool's exit code told, and leaves no backup.
 #[test]
 fn incident_03_a_failing_command_is_no_backup() {
