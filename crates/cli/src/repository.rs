@@ -1,14 +1,14 @@
 //! A repository as this machine knows it: whose it is, whom it trusts, what was seen of it.
 
 use backup_core::{
-    BackupRef, ByteStream, Context, Error, ErrorKind, RepositoryId, Result, Sha256Digest, Sink, Source,
-    SourceName, StatementKind, VouchedManifest, pipeline,
+    BackupRef, ByteStream, Context, Error, ErrorKind, RepositoryId, Result, Sha256Digest, SignedStatement,
+    Sink, Source, SourceName, StatementKind, VouchedManifest, pipeline,
 };
 use bytes::Bytes;
 use envelope_crypto::sign::{SigningKey, StoredStatement, VerifyingKey};
 use envelope_crypto::trust::{
-    KeyGrant, NewRepository, OwnerPin, RepositoryStatement, RepositoryTrust, Role, TrustStatement,
-    repository_object, trust_number, trust_object,
+    KeyGrant, NewRepository, OwnerPin, RepositoryStatement, RepositoryTrust, Role, TrustState,
+    TrustStatement, repository_object, trust_number, trust_object,
 };
 
 use crate::failure::Outcome;
@@ -126,6 +126,18 @@ impl Repository {
         if self.trust.may_back_up(key, source) {
             return Ok(());
         }
+        if self.trust.statement().revoked.iter().any(|r| r.key_id == key.key_id()) {
+            return Err(Error::new(
+                ErrorKind::Denied,
+                reading.place,
+                format!("this host's key {key} was revoked, so it may not back up {source} there"),
+            )
+            .with_hint(format!(
+                "a revoked key stays so; if this host is to be trusted again, remove {} and {}: the next run makes a new key for the owner to add",
+                reading.state.host_key().display(),
+                reading.state.host_public_key().display()
+            )));
+        }
         Err(Error::new(
             ErrorKind::Denied,
             reading.place,
@@ -150,6 +162,15 @@ impl Repository {
             self.pin.compare(listed, only.map(SourceName::as_str), |signer, name| reach(trust, signer, name));
         self.remember(reading)?;
         Ok(compared)
+    }
+
+    /// Remembers a trust file that this machine has just stored, so that it is missed from now on.
+    ///
+    /// # Errors
+    /// Those of the state folder.
+    pub(crate) fn stored_trust(&mut self, n: u64, stored: &SignedStatement, state: &State) -> Result<()> {
+        self.pin.trust = Some(TrustState { repository: self.id(), n, pae_sha256: stored.pae_sha256() });
+        state.pins().keep(&self.pin)
     }
 
     fn remember(&self, reading: &Reading<'_>) -> Result<()> {

@@ -58,12 +58,7 @@ struct Revoke {
     key: String,
     /// The last backup of this host that is still good; older ones of the same source stay good;
     /// repeat it for each source
-    #[arg(
-        long,
-        value_name = "ID",
-        required_unless_present = "nothing_good",
-        conflicts_with = "nothing_good"
-    )]
+    #[arg(long, value_name = "ID", conflicts_with = "nothing_good")]
     last_good: Vec<BackupId>,
     /// Nothing that this host ever signed is good
     #[arg(long)]
@@ -165,11 +160,19 @@ async fn add_host(around: &Surroundings, settings: &Settings, add: &Add) -> Outc
     }
     let mut grants: Vec<KeyGrant> =
         statement.keys.iter().filter(|grant| grant.public_key != key).cloned().collect();
+    let revoked = statement.revoked.clone();
     grants.push(KeyGrant { sources, ..KeyGrant::backup_of_all(key) });
-    succeed(around, settings, &add.owner, &reader, &repository, grants, statement.revoked.clone()).await
+    succeed(around, settings, &add.owner, &reader, repository, grants, revoked).await
 }
 
 async fn revoke_host(around: &Surroundings, settings: &Settings, revoke: &Revoke) -> Outcome {
+    if revoke.last_good.is_empty() && !revoke.nothing_good {
+        return Err(Failure::usage(
+            "argument --last-good ID or --nothing-good",
+            "how much of what this host made stays good was not said",
+            "--last-good ID keeps that backup and the older ones of its source; --nothing-good keeps none",
+        ));
+    }
     let (reader, repository) = open(around, settings).await?;
     let key_id = match Sha256Digest::from_hex(&revoke.key) {
         Some(key_id) => key_id,
@@ -206,7 +209,8 @@ async fn revoke_host(around: &Surroundings, settings: &Settings, revoke: &Revoke
     let mut revoked: Vec<Revocation> =
         statement.revoked.iter().filter(|r| r.key_id != key_id).cloned().collect();
     revoked.push(Revocation { key_id, last_good });
-    succeed(around, settings, &revoke.owner, &reader, &repository, statement.keys.clone(), revoked).await
+    let grants = statement.keys.clone();
+    succeed(around, settings, &revoke.owner, &reader, repository, grants, revoked).await
 }
 
 async fn succeed(
@@ -214,7 +218,7 @@ async fn succeed(
     settings: &Settings,
     owner: &OwnerArgs,
     reader: &Reader,
-    repository: &crate::repository::Repository,
+    mut repository: crate::repository::Repository,
     grants: Vec<KeyGrant>,
     revoked: Vec<Revocation>,
 ) -> Outcome {
@@ -223,6 +227,8 @@ async fn succeed(
     let owner = keys::signing_key(&path, &settings.passphrase, &around.printer)?;
     let (n, signed) = repository.trust.succeed(&owner, grants, revoked)?;
     repository::put(&around.cx, reader.place.ports.sink.as_ref(), &trust_object(n), &signed).await?;
+    // Whoever removes the file now must not make this machine believe the one before again.
+    repository.stored_trust(n, &signed, &state)?;
     let text = format!("wrote {}; `strongroom trust show` shows it", trust_object(n));
     around.printer.result(&json!({ "trust": n }), &text)
 }

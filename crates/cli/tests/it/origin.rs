@@ -88,14 +88,16 @@ fn a_second_host_asks_to_be_added_and_can_be_revoked() {
 
     // The second host is lost: what it signed up to `id` stays good, nothing after.
     lab.set("STRONGROOM_STATE_DIR", first.display().to_string());
-    lab.run(["trust", "revoke", &key, "-d", "./b"]).fails(2, "");
+    let unsaid = lab.run(["trust", "revoke", &key, "-d", "./b"]).fails(2, "--nothing-good");
+    assert!(unsaid.stderr.contains("--last-good ID"), "{}", unsaid.stderr);
     lab.run(["trust", "revoke", &key, "--last-good", &id, "-d", "./b"]).ok();
     assert!(lab.run(["trust", "show", "-d", "./b"]).ok().text().contains("REVOKED"));
     lab.run(["verify", &id, "-d", "./b"]).ok();
     lab.run(["verify", &later, "-d", "./b"]).fails(12, "revoked");
     assert!(lab.run(["list", "-d", "./b"]).ok().text().contains("NOT BELIEVED"));
     lab.set("STRONGROOM_STATE_DIR", second.display().to_string());
-    lab.run(backup).fails(12, "may not back up");
+    let refused = lab.run(backup).fails(12, "was revoked");
+    assert!(refused.stderr.contains("host.key.pem") && !refused.stderr.contains("trust add"), "{refused:?}");
     // Only the owner's key changes whom a repository trusts.
     let (own, not_owner) = (first.join("host.pub.pem"), second.join("host.key.pem"));
     let (own, not_owner) = (own.display().to_string(), not_owner.display().to_string());
@@ -140,6 +142,20 @@ fn a_revocation_does_not_make_the_place_stale() {
     let left = latest(&lab)["id"].as_str().unwrap().to_owned();
     std::fs::remove_dir_all(lab.path(&format!("b/app/{left}"))).unwrap();
     assert!(lab.run(["list", "-d", "./b"]).ok().stderr.contains("number 1 was seen before"));
+}
+
+/// Whoever can delete in the place cannot undo a revocation on the machine that made it.
+#[test]
+fn a_revocation_is_remembered_where_it_was_made_at_once() {
+    let (lab, key) = with_second_host();
+    lab.run(["trust", "revoke", &key, "--nothing-good", "-d", "./b"]).ok();
+    let shown = lab.tree("b/trust");
+    assert_eq!(shown, ["1.json", "2.json", "3.json"]);
+    let (file, kept) = (lab.path("b/trust/3.json"), lab.path("kept.json"));
+    std::fs::rename(&file, &kept).unwrap();
+    lab.run(["verify", "app@latest", "-d", "./b"]).fails(13, "trust/3.json");
+    std::fs::rename(&kept, &file).unwrap();
+    lab.run(["verify", "app@latest", "-d", "./b"]).ok();
 }
 
 #[test]
