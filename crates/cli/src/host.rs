@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use backup_core::{ErrorKind, Result};
-use envelope_crypto::keys::{KeyError, Protection};
-use envelope_crypto::sign::SigningKey;
+use envelope_crypto::keys::{KeyError, Protection, read_key_file};
+use envelope_crypto::sign::{SigningKey, VerifyingKey};
 
 use crate::keys;
 use crate::printer::Printer;
@@ -17,6 +17,20 @@ use crate::state::{State, durable};
 /// Those of the state folder and of the key file.
 pub(crate) fn host_key(state: &State, printer: &Printer) -> Result<SigningKey> {
     made_once(&state.host_key(), &state.host_public_key(), printer)
+}
+
+/// This host's public key where it has one; a machine that only reads has none.
+///
+/// # Errors
+/// Those of the key file.
+pub(crate) fn host_key_here(state: &State) -> Result<Option<VerifyingKey>> {
+    let path = state.host_public_key();
+    if path.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    let about = |e: KeyError| e.about(path.display().to_string());
+    let file = read_key_file(&path).map_err(about)?;
+    VerifyingKey::from_pem(&file.contents).map(Some).map_err(about)
 }
 
 /// The owner's key where it still lies in the state folder.

@@ -10,7 +10,7 @@ use envelope_crypto::trust::UnsignedOrigin;
 use crate::commands::Surroundings;
 use crate::failure::{Failure, Outcome};
 use crate::repository::{Reading, Repository};
-use crate::selector::Selector;
+use crate::selector::{Found, Selector};
 use crate::settings::Settings;
 use crate::state::{Compared, State};
 use crate::wiring::{self, Place};
@@ -78,10 +78,12 @@ impl Reader {
         settings: &Settings,
         selector: &Selector,
     ) -> Outcome<BackupRef> {
-        let (at, listed) = selector.find(self.place.ports.source.as_ref(), self.trust.as_ref()).await?;
+        let Found { at, listed } =
+            selector.find(self.place.ports.source.as_ref(), self.trust.as_ref()).await?;
         if let Selector::Latest(_) = selector {
             let wrong = self.compare(around, settings, &listed, selector)?;
-            if !wrong.is_empty() {
+            // Where backups are there and not one is believed, why not is the better answer.
+            if !wrong.is_empty() && (at.is_ok() || listed.is_empty()) {
                 return Err(Failure::from(
                     backup_core::Error::new(
                         backup_core::ErrorKind::Integrity,
@@ -91,9 +93,11 @@ impl Reader {
                     .with_hint("backups were removed or replaced; look with `strongroom list`, then name one by its id"),
                 ));
             }
-            around.printer.say(&format!("{selector} is {}", at.id));
+            if let Ok(at) = &at {
+                around.printer.say(&format!("{selector} is {}", at.id));
+            }
         }
-        Ok(at)
+        Ok(at?)
     }
 
     /// Compares a listing with this machine's memory.

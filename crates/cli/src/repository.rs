@@ -83,7 +83,12 @@ impl Repository {
         let trust =
             load(&reading, &OwnerPin { repository: claimed.repository, owner }, &stored, &pin).await?;
         pin.trust = Some(trust.state());
-        let repository = Self { trust, pin };
+        let mut repository = Self { trust, pin };
+        if let Err(error) = repository.recall_signed(reading.state) {
+            let what =
+                "what this host signed last cannot be read, so a loss of its newest backups may go unseen";
+            reading.printer.warn(&format!("{what}: {error}"));
+        }
         repository.remember(&reading)?;
         Ok(repository)
     }
@@ -148,6 +153,19 @@ impl Repository {
             reading.place,
             reading.state.host_public_key().display()
         )))
+    }
+
+    /// What this host signed and stored was seen by it, though it may never have listed it.
+    fn recall_signed(&mut self, state: &State) -> Result<()> {
+        let Some(key) = host::host_key_here(state)? else { return Ok(()) };
+        let (signer, trust) = (key.key_id(), self.trust.statement());
+        for (source, head) in state.ledger(&signer).heads(&self.id())? {
+            if reach(trust, signer, source.as_str()) == Reach::Everything {
+                let seen = SeenHead { seq: head.seq, pae_sha256: head.pae_sha256 };
+                self.pin.saw(signer, source.as_str(), seen);
+            }
+        }
+        Ok(())
     }
 
     /// Compares a listing with what was seen before and remembers it.

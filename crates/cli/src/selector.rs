@@ -60,26 +60,32 @@ impl Selector {
         }
     }
 
-    /// Finds the backup; for `latest` also answers the listing it was chosen from.
+    /// Finds the backup. For `latest` also answers the listing it is chosen from, and the backup as
+    /// `Err` where that listing has none that is believed.
     ///
     /// # Errors
-    /// `NotFound`, those of the place.
-    pub(crate) async fn find(
-        &self,
-        source: &dyn Source,
-        trust: &dyn Trust,
-    ) -> Result<(BackupRef, Vec<Listed>)> {
+    /// `NotFound` for a named backup that is not there, those of the place.
+    pub(crate) async fn find(&self, source: &dyn Source, trust: &dyn Trust) -> Result<Found> {
         match self {
-            Self::Id(id) => Ok((pipeline::find(source, *id).await?, Vec::new())),
-            Self::Of(at) => Ok((at.clone(), Vec::new())),
+            Self::Id(id) => Ok(Found { at: Ok(pipeline::find(source, *id).await?), listed: Vec::new() }),
+            Self::Of(at) => Ok(Found { at: Ok(at.clone()), listed: Vec::new() }),
             Self::Latest(name) => {
                 let listed = pipeline::list(source, trust, Some(name)).await?;
                 let latest = pipeline::latest(&listed, name).map(|v: &VouchedManifest| v.manifest().backup());
-                let latest = latest.ok_or_else(|| nothing(name, &listed, source))?;
-                Ok((latest, listed))
+                let at = latest.ok_or_else(|| nothing(name, &listed, source));
+                Ok(Found { at, listed })
             }
         }
     }
+}
+
+/// What a selector found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The backup, or why there is none.
+    pub(crate) at: Result<BackupRef>,
+    /// Every backup of the source, for `latest`.
+    pub(crate) listed: Vec<Listed>,
 }
 
 fn nothing(name: &SourceName, listed: &[Listed], source: &dyn Source) -> Error {

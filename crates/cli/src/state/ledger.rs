@@ -47,6 +47,27 @@ impl FileLedger {
         Self { folder }
     }
 
+    /// The last stored head of every source of a repository.
+    ///
+    /// # Errors
+    /// `Integrity` for a file that cannot be read.
+    pub(crate) fn heads(&self, repository: &RepositoryId) -> Result<Vec<(SourceName, Head)>> {
+        let Ok(entries) = std::fs::read_dir(self.folder.join(repository.to_string())) else {
+            return Ok(Vec::new());
+        };
+        let mut heads = Vec::new();
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            // What is not named after a source is no ledger: a temporary file of a write, for one.
+            let source = name.to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok());
+            let Some(source) = source else { continue };
+            if let Some(settled) = self.entry(repository, &source)?.settled {
+                heads.push((source, settled.into()));
+            }
+        }
+        Ok(heads)
+    }
+
     fn path(&self, repository: &RepositoryId, source: &SourceName) -> PathBuf {
         self.folder.join(repository.to_string()).join(format!("{source}.json"))
     }
@@ -122,6 +143,8 @@ mod tests {
         ledger().settle(&repository, &source, false).await.unwrap();
         assert_eq!(ledger().head(&repository, &source).await.unwrap(), Some(first));
         assert_eq!(ledger().intended(&repository, &source).await.unwrap(), None);
+        assert_eq!(ledger().heads(&repository).unwrap(), [(source, first)]);
+        assert_eq!(ledger().heads(&RepositoryId::random()).unwrap(), []);
     }
 
     #[tokio::test]

@@ -77,6 +77,11 @@ impl Pin {
         }
     }
 
+    /// Remembers a head of one signer and source, if it is newer than the one remembered.
+    pub(crate) fn saw(&mut self, signer: Sha256Digest, source: &str, head: SeenHead) {
+        newer(&mut self.heads, line(signer, source), head);
+    }
+
     /// Compares a whole listing of `only` (of every source when `None`) with what was seen before, as
     /// far as `reach` lets it count, and remembers its newest heads.
     pub(crate) fn compare<'a>(

@@ -216,6 +216,23 @@ fn a_place_that_goes_back_in_time_is_refused() {
     assert!(lab.run(["list", "-d", "./b"]).ok().stderr.contains("STALE"));
 }
 
+/// The host that made a backup misses it, though it never listed the place since.
+#[test]
+fn a_newest_backup_that_went_is_missed_by_the_host_that_made_it() {
+    let lab = backed_up();
+    let backup = ["--json", "backup", "sqlite:app.db", "-d", "./b", "-r", "key.pub.pem"];
+    let second = lab.run(backup).ok().json()["completed"].as_str().unwrap().to_owned();
+    std::fs::remove_dir_all(lab.path(&format!("b/app/{second}"))).unwrap();
+    let ran = lab.run(["--json", "list", "-d", "./b"]).ok();
+    assert!(ran.stderr.contains("number 2 was seen before"), "{}", ran.stderr);
+    assert_eq!(ran.json()["warnings"].as_array().unwrap().len(), 1);
+    lab.run(["verify", "app@latest", "-d", "./b"]).fails(13, "number 2 was seen before");
+    // Nothing at all is left: that is no mere absence either.
+    std::fs::remove_dir_all(lab.path("b/app")).unwrap();
+    lab.run(["verify", "app@latest", "-d", "./b"]).fails(13, "no backup of");
+    assert!(lab.run(["list", "app", "-d", "./b"]).ok().stderr.contains("number 2 was seen before"));
+}
+
 #[test]
 fn another_repository_in_the_same_place_is_noticed() {
     let mut lab = backed_up();
