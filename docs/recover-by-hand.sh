@@ -3,7 +3,15 @@
 # format.md. Tags are not checked; the SHA-256 of the result is compared with the one in the trailer.
 #   recover-by-hand.sh FILE PRIVATE-KEY.pem OUT          (openssl asks for the key's passphrase)
 set -euo pipefail
+if [ $# != 3 ]; then
+    echo "usage: recover-by-hand.sh FILE PRIVATE-KEY.pem OUT" >&2
+    exit 2
+fi
 file=$1 key=$2 out=$3
+if [ -e "$out" ] || [ -L "$out" ]; then
+    echo "$out is there already and is not replaced: name a new file" >&2
+    exit 1
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 umask 077
@@ -52,5 +60,6 @@ decrypt $((offset + 4)) $((length - 0x80000000)) "$block" 01 >"$work/trailer"
 expected=$(member source_sha256 <"$work/trailer")
 found=$(sha256sum <"$work/out" | cut -d' ' -f1)
 [ "$expected" = "$found" ] || { echo "SHA-256 is $found where the trailer says $expected: damaged" >&2; exit 1; }
-mv "$work/out" "$out"
+mv -n "$work/out" "$out"
+[ ! -e "$work/out" ] || { echo "$out appeared meanwhile and is not replaced" >&2; exit 1; }
 echo "$out: SHA-256 $found, as the trailer says" >&2

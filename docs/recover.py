@@ -67,6 +67,8 @@ def recover(file, out, *keys):
             break
     else:
         fail("no key fits, or the header was altered")
+    if any(stanza["type"] == "none" for stanza in header["recipients"]):
+        print("recover: warning: the file is NOT encrypted: everyone who can read it can read the data", file=sys.stderr)
     cipher, source, lengths = AESGCM(hkdf(file_key, salt, b"strongroom/v1 payload")), hashlib.sha256(), []
     offset, source_len, trailer = 14 + header_len + 32, 0, 0
     while True:
@@ -111,6 +113,7 @@ if __name__ == "__main__":
     text = text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
     words, pem = unicodedata.normalize("NFC", text).encode(), read(args.identity)
     rsa = serialization.load_pem_private_key(pem, words if b"ENCRYPTED" in pem else None) if pem else None
+    os.path.lexists(args.out) and fail(f"{args.out} is there already and is not replaced: name a new file")
     with open(args.file, "rb") as file, open(args.out + ".part", "xb") as out:
         facts = recover(file, out, rsa, words, base64.b64decode(read(args.secret_key_file)))
     os.rename(args.out + ".part", args.out)

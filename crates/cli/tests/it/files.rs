@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, Ran, server};
 
 fn sealed(lab: &Lab, content: &[u8]) -> Vec<u8> {
     lab.run_with(content, ["seal", "-r", "key.pub.pem"]).ok().stdout
@@ -158,6 +158,32 @@ fn incident_29_a_named_key_is_never_dropped() {
     // Said out loud on the command line, it is meant.
     let off = lab.run_with(b"public", ["seal", "--no-encryption"]).ok();
     assert!(off.stderr.contains("NO ENCRYPTION"), "{}", off.stderr);
+}
+
+/// The two readers without this program: what is there stays, and a file for everyone is called one.
+#[test]
+fn the_readers_of_the_documentation_replace_nothing_and_tell_of_no_encryption() {
+    let lab = Lab::with_keys();
+    let docs = |name: &str| format!("{}/../../docs/{name}", env!("CARGO_MANIFEST_DIR"));
+    let run = |program: &str, args: &[&str]| {
+        let mut command = std::process::Command::new(program);
+        Ran::from(command.args(args).current_dir(lab.path("")).output().unwrap())
+    };
+    let (shell, python) = (docs("recover-by-hand.sh"), docs("recover.py"));
+    let interpreter = server("STRONGROOM_TEST_PYTHON");
+    lab.write("f", sealed(&lab, b"new"));
+    lab.write("out", "old");
+    run("bash", &[&shell]).fails(2, "usage: recover-by-hand.sh FILE");
+    run("bash", &[&shell, "f", "key.pem", "out"]).fails(1, "not replaced");
+    run(&interpreter, &[&python, "f", "out", "-i", "key.pem"]).fails(1, "not replaced");
+    assert_eq!(lab.read("out"), b"old");
+    run("bash", &[&shell, "f", "key.pem", "by-hand"]).ok();
+    let told = run(&interpreter, &[&python, "f", "by-python", "-i", "key.pem"]).ok();
+    assert!(!told.stderr.contains("NOT encrypted"), "{}", told.stderr);
+    assert_eq!((lab.read("by-hand"), lab.read("by-python")), (b"new".to_vec(), b"new".to_vec()));
+    lab.write("plain", lab.run_with(b"public", ["seal", "--no-encryption"]).ok().stdout);
+    let told = run(&interpreter, &[&python, "plain", "public"]).ok();
+    assert!(told.stderr.contains("the file is NOT encrypted"), "{}", told.stderr);
 }
 
 #[test]
