@@ -55,16 +55,25 @@ pub(crate) fn recipients(settings: &Settings, printer: &Printer) -> Result<Vec<A
     Ok(recipients)
 }
 
-/// What opens backups.
+/// What opens backups. A key file that the passphrase at hand does not open is left out with a
+/// warning when something else is left to open with: the passphrase may be another identity's.
 ///
 /// # Errors
-/// Those of the key files and of the secrets.
+/// Those of the key files and of the secrets; a refused key file's when nothing else is left.
 pub(crate) fn identities(settings: &Settings, printer: &Printer) -> Result<Vec<Arc<dyn Identity>>> {
     let mut identities: Vec<Arc<dyn Identity>> = Vec::new();
+    let mut refused = Vec::new();
     for name in &settings.identities {
         identities.push(match name {
             KeyName::None => continue,
-            KeyName::File(path) => Arc::new(rsa_identity(path, &settings.passphrase, printer)?),
+            KeyName::File(path) => match rsa_identity(path, &settings.passphrase, printer) {
+                Ok(identity) => Arc::new(identity),
+                Err(error) if error.kind() == ErrorKind::Denied => {
+                    refused.push(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            },
             KeyName::Passphrase => {
                 let text = secrets::passphrase(&settings.passphrase, "the backup")?;
                 let identity = PassphraseIdentity::new(&text);
@@ -72,6 +81,12 @@ pub(crate) fn identities(settings: &Settings, printer: &Printer) -> Result<Vec<A
             }
             KeyName::SecretKey => Arc::new(SecretKeyIdentity::from_bytes(secret_key(settings)?)),
         });
+    }
+    if identities.is_empty() && !refused.is_empty() {
+        return Err(refused.remove(0));
+    }
+    for error in &refused {
+        printer.warn(&format!("{} is left out: {}", error.subject(), error.what()));
     }
     Ok(identities)
 }

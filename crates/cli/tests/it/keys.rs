@@ -57,6 +57,24 @@ fn a_passphrase_is_taken_from_a_file_a_variable_or_a_descriptor() {
     assert_eq!(by_fd.stdout, b"data");
 }
 
+/// One passphrase is given, and it is that of one identity: the others do not stand in its way.
+#[test]
+fn a_key_that_does_not_open_is_left_out_when_another_identity_remains() {
+    let mut lab = Lab::new();
+    lab.set("STRONGROOM_PASSPHRASE", "of the key");
+    lab.run(["keygen", "-o", "key.pem", "--bits", "2048"]).ok();
+    lab.set("STRONGROOM_PASSPHRASE", "of the file");
+    let seal = ["seal", "-r", "passphrase", "--allow-symmetric"];
+    let sealed = lab.run_with(b"data", seal).ok().stdout;
+    for order in [["passphrase", "key.pem"], ["key.pem", "passphrase"]] {
+        let opened = lab.run_with(&sealed, ["open", "-i", order[0], "-i", order[1]]).ok();
+        assert_eq!(opened.stdout, b"data");
+        assert!(opened.stderr.contains("warning: key.pem is left out"), "{}", opened.stderr);
+    }
+    lab.run_with(&sealed, ["open", "-i", "key.pem"]).fails(12, "key.pem");
+    lab.run_with(&sealed, ["open", "-i", "passphrase", "-i", "missing.pem"]).fails(10, "missing.pem");
+}
+
 #[test]
 fn symmetric_keys_are_allowed_by_name_only() {
     let mut lab = Lab::new();
