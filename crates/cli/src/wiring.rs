@@ -151,7 +151,16 @@ pub(crate) fn counted(cx: &Context, estimate: Option<u64>, bytes: ByteStream<Pla
 /// # Errors
 /// `Config` for settings that cannot work.
 pub(crate) fn dumper(source: &SourceConfig) -> Outcome<Arc<dyn Dumper>> {
-    Ok(dumpers::open_source(source)?)
+    dumpers::open_source(source)
+        .map_err(|e| arguments(e, "dump_args (flag --dump-arg, key sources.NAME.dump_args)"))
+}
+
+/// A refusal of extra arguments for a program, under the name by which they were given.
+fn arguments(error: Error, setting: &str) -> Failure {
+    match error.subject() {
+        "extra_args" => Failure::usage(setting, error.what(), error.hint().unwrap_or_default()),
+        _ => error.into(),
+    }
 }
 
 /// The writing side of a target. Nothing is connected yet.
@@ -159,7 +168,7 @@ pub(crate) fn dumper(source: &SourceConfig) -> Outcome<Arc<dyn Dumper>> {
 /// # Errors
 /// `Config` for settings that cannot work.
 pub(crate) fn restorer(target: &TargetConfig) -> Outcome<Arc<dyn Restorer>> {
-    Ok(dumpers::open_target(target)?)
+    dumpers::open_target(target).map_err(|e| arguments(e, "flag --restore-arg"))
 }
 
 /// Parsers of every format that has one.

@@ -70,7 +70,8 @@ impl Restore {
         }
         let url = self.to.as_deref().unwrap_or_default();
         refuse_password(url, "flag --to")?;
-        let mut target = TargetConfig::from_url(url)?;
+        let mut target = TargetConfig::from_url(url)
+            .map_err(|e| Failure::usage("flag --to", e.what(), e.hint().unwrap_or_default()))?;
         match &mut target {
             TargetConfig::Postgresql(postgres) => postgres.extra_args.clone_from(&self.restore_arg),
             _ if self.restore_arg.is_empty() => {}
@@ -113,6 +114,12 @@ impl Restore {
         let outcome =
             pipeline::restore(&cx, source, trust, decryptor.as_ref(), restorer.as_ref(), &at, options).await;
         bar.done();
+        let outcome = outcome.map_err(|error| match error.hint() {
+            Some(hint) if hint.contains("allow restoring into what exists") => error.with_hint(
+                "choose a new name with --to, or allow restoring into what exists with --into-existing",
+            ),
+            _ => error,
+        });
         let (document, text) = match outcome? {
             RestoreOutcome::Planned(manifest, plan) => {
                 notice::warn_unless_encrypted(&around.printer, manifest.manifest());

@@ -271,10 +271,11 @@ impl Reader<'_> {
 
     fn wrong(&mut self, path: &str, value: &Spanned<DeValue<'_>>, expected: &str) {
         let line = self.line(value.span().start);
-        self.problems.push(Problem::at(
-            format!("{path} in {}:{line}", self.path.display()),
-            format!("expected {expected}, found {}", value.get_ref().type_str()),
-        ));
+        let what = format!("expected {expected}, found {}", value.get_ref().type_str());
+        self.problems.push(match setting_of(path) {
+            Some(setting) => Problem::of(setting, &Origin::File { path: self.path.to_owned(), line }, what),
+            None => Problem::at(format!("{path} in {}:{line}", self.path.display()), what),
+        });
     }
 
     fn unknown<'k>(&mut self, path: &str, at: usize, known: impl Iterator<Item = &'k str>) {
@@ -344,10 +345,11 @@ mod tests {
             "workers = \"two\"\nverify = 1\nsources = 3\n[destinations]\nv = \"x\"\n[recipients]\na = 1\n",
         );
         assert_eq!(problems.len(), 5, "{problems:?}");
-        assert!(
-            problems.iter().any(|p| p.contains("workers in /etc/s.toml:1: expected number, found string"))
-        );
-        assert!(problems.iter().any(|p| p.contains("verify in /etc/s.toml:2: expected true or false")));
+        assert!(problems.iter().any(|p| p.contains(
+            "workers (flag --workers, variable STRONGROOM_WORKERS, key workers in /etc/s.toml:1): \
+                 expected number, found string"
+        )));
+        assert!(problems.iter().any(|p| p.contains("verify in /etc/s.toml:2): expected true or false")));
     }
 
     #[test]

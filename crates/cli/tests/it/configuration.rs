@@ -23,6 +23,28 @@ fn every_problem_is_told_at_once() {
     assert_eq!(error["error"]["problems"].as_array().unwrap().len(), 6, "{error}");
 }
 
+/// A message says what to write, and where, in the words of the command line and the file.
+#[test]
+fn messages_name_the_flag_or_key_to_change() {
+    let lab = Lab::with_keys();
+    lab.database("app.db", 5);
+    lab.run(["backup", "sqlite:app.db", "-d", "./b", "-r", "key.pub.pem"]).ok();
+    let from = ["restore", "app@latest", "-i", "key.pem", "-d", "./b"];
+    let no_url = lab.run(from.iter().chain(&["--to", "r2.db"])).fails(2, "flag --to");
+    assert!(no_url.stderr.contains("sqlite:path"), "{}", no_url.stderr);
+    lab.run(from.iter().chain(&["--to", "sqlite:app.db"])).fails(11, "--into-existing");
+    let postgres = ["--to", "postgres://u@127.0.0.1:1/x", "--restore-arg=--jobs=4"];
+    lab.run(from.iter().chain(&postgres)).fails(2, "flag --restore-arg");
+    let to = ["-d", "./b", "-r", "key.pub.pem"];
+    let dump = ["backup", "postgres://u@127.0.0.1:1/x", "--dump-arg=--jobs=4"];
+    lab.run(dump.iter().chain(&to)).fails(2, "flag --dump-arg");
+    for empty in [["backup", "-", "--name", "n"].as_slice(), &["backup", "--command", "--name", "n"]] {
+        let program: &[&str] = if empty.contains(&"-") { &[] } else { &["--", "true"] };
+        let ran = lab.run(empty.iter().chain(&to).chain(program));
+        ran.fails(14, "set allow_empty = true in [sources.n]");
+    }
+}
+
 #[test]
 fn sources_destinations_and_keys_come_from_the_file() {
     let lab = Lab::with_keys();
