@@ -27,6 +27,7 @@ mod wiring;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use backup_core::{CancelToken, Context, Error};
 use clap::Parser as _;
@@ -35,6 +36,9 @@ use args::{Cli, Command, Sets as _};
 use failure::{Failure, Outcome};
 use printer::Printer;
 use settings::{Environment, RawArgs};
+
+/// Longer than a program that does not listen to SIGTERM is given before SIGKILL.
+const PROGRAMS_END: Duration = Duration::from_secs(15);
 
 /// Runs one command to its end and answers its exit code; the first argument is the program's name.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -103,6 +107,10 @@ fn start(command: Command, raw: RawArgs, env: Environment, printer: &Printer) ->
         signals::watch(cancel, printer.clone());
         commands::run(command, commands::Surroundings { cx, raw, env, printer: printer.clone() }).await
     });
+    // What was started is gone before we are, also a program that takes its time to stop.
+    if !dumpers::programs_ended(PROGRAMS_END) {
+        printer.warn("a program that was started could not be stopped; look for it with ps");
+    }
     // A blocking thread that waits for a terminal or a pipe must not keep the process alive.
     runtime.shutdown_background();
     outcome

@@ -19,4 +19,4 @@ mod tool;
 
 pub use config::{FileConfig, SourceConfig, TargetConfig, inspectors, open_source, open_target};
 pub use secret::Secret;
-pub use tool::{ToolError, ToolVersion};
+pub use tool::{ToolError, ToolVersion, programs_ended};

@@ -212,17 +212,24 @@ fn a_flipped_bit_in_the_store_is_found_without_a_key() {
     lab.run(["verify", "app@latest", "-d", "./b"]).fails(13, "bytes");
 }
 
-/// Asked once to stop, a run ends in order: exit 130, nothing visible, the run recorded.
+/// Asked once to stop, a run ends in order: exit 130, nothing visible, the run recorded, the program
+/// gone, also one that does not listen.
 #[test]
 fn a_cancelled_run_leaves_nothing_and_is_recorded() {
+    for deaf in ["", "trap '' TERM; "] {
+        cancelled_run(deaf);
+    }
+}
+
+fn cancelled_run(deaf: &str) {
     let lab = Lab::with_keys();
     let mut child = lab
         .command(["backup", "-d", "./b", "-r", "key.pub.pem", "--command", "--name", "x", "--"])
-        .args(["sh", "-c", "echo $$ > pid; while :; do echo data; sleep 0.01; done"])
+        .args(["sh", "-c", &format!("{deaf}echo $$ > pid; while :; do echo data; sleep 0.01; done")])
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    while !lab.path("pid").exists() {
+    while std::fs::read(lab.path("pid")).unwrap_or_default().is_empty() {
         std::thread::sleep(Duration::from_millis(5));
     }
     let id = rustix::process::Pid::from_child(&child);

@@ -79,9 +79,11 @@ impl Group {
         let (said_exited, exited) = watch::channel(false);
         let (said_reaped, reaped) = watch::channel(None);
         let waiter = Arc::clone(&shared);
-        let spawned = thread::Builder::new()
-            .name(format!("wait-{}", command.name()))
-            .spawn(move || wait(child, &waiter, &said_exited, &said_reaped));
+        let running = Running::count();
+        let spawned = thread::Builder::new().name(format!("wait-{}", command.name())).spawn(move || {
+            wait(child, &waiter, &said_exited, &said_reaped);
+            drop(running);
+        });
         let group = Self { shared, exited, reaped, kill_after, input: None, finished: false };
         match spawned {
             Ok(_) => Ok(group),
@@ -156,6 +158,38 @@ impl Drop for Group {
             fallback.release();
         }
     }
+}
+
+/// How many programs were started and are not reaped yet, in this process.
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ONE_LESS: Condvar = Condvar::new();
+
+/// Counts a program from its start until it is reaped.
+#[derive(Debug)]
+struct Running;
+
+impl Running {
+    fn count() -> Self {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ONE_LESS.notify_all();
+    }
+}
+
+/// Waits until every program that was started has ended and was reaped, `limit` at the longest;
+/// whether that is so. Programs that are being stopped are stopped in the background, so that a
+/// process that ends at once could leave one behind that does not listen to SIGTERM. Blocks.
+#[must_use]
+pub fn programs_ended(limit: Duration) -> bool {
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let left = ONE_LESS.wait_timeout_while(running, limit, |running| *running > 0);
+    *left.unwrap_or_else(PoisonError::into_inner).0 == 0
 }
 
 /// The waiting thread: sees the end, tells it, and reaps once no more signal will be sent.
