@@ -114,4 +114,6 @@ pub struct ProbeItem {
     pub name: String,
     /// About how many rows.
     pub estimated_rows: Option<u64>,
+    /// About how many bytes its rows take in the database, without indexes.
+    pub estimated_bytes: Option<u64>,
 }

@@ -121,7 +121,7 @@ impl Dumper for ScriptedDumper {
             items: self
                 .tables
                 .iter()
-                .map(|name| ProbeItem { name: name.clone(), estimated_rows: None })
+                .map(|name| ProbeItem { name: name.clone(), estimated_rows: None, estimated_bytes: None })
                 .collect(),
             warnings: Vec::new(),
         })

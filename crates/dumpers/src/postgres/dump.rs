@@ -74,6 +74,7 @@ struct LookedTable {
     schema: String,
     name: String,
     rows: f64,
+    bytes: Option<u64>,
 }
 
 /// One statement: version, size without indexes, tables, and what this user cannot read. It takes no
@@ -82,7 +83,8 @@ struct LookedTable {
 const LOOK: &str = r"
 WITH own AS (
   SELECT c.oid, c.relkind, c.reltuples, c.relrowsecurity, c.relforcerowsecurity, c.relowner,
-         n.nspname, c.relname, n.oid AS schema_oid, format('%I.%I', n.nspname, c.relname) AS name
+         c.relpages, c.reltoastrelid, n.nspname, c.relname, n.oid AS schema_oid,
+         format('%I.%I', n.nspname, c.relname) AS name
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   WHERE c.relkind IN ('r', 'S', 'm', 'p') AND c.relpersistence <> 't'
     AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
@@ -105,8 +107,10 @@ SELECT json_build_object(
   'bytes', greatest(0, pg_database_size(current_database())
     - (SELECT coalesce(sum(relpages::bigint), 0) * current_setting('block_size')::bigint
        FROM pg_catalog.pg_class WHERE relkind = 'i')),
-  'tables', coalesce((SELECT json_agg(json_build_object('schema', nspname, 'name', relname, 'rows', reltuples)
-                                      ORDER BY nspname, relname) FROM own WHERE relkind = 'r'), '[]'::json),
+  'tables', coalesce((SELECT json_agg(json_build_object('schema', nspname, 'name', relname, 'rows', reltuples,
+      'bytes', CASE WHEN reltuples >= 0 THEN current_setting('block_size')::bigint * (relpages::bigint
+        + coalesce((SELECT t.relpages::bigint FROM pg_catalog.pg_class t WHERE t.oid = own.reltoastrelid), 0)) END)
+    ORDER BY nspname, relname) FROM own WHERE relkind = 'r'), '[]'::json),
   'grants', coalesce((SELECT json_agg(fix ORDER BY fix DESC) FROM closed), '[]'::json),
   'unreadable', coalesce((SELECT json_agg(what ORDER BY fix DESC) FROM closed), '[]'::json),
   'hidden', coalesce((SELECT json_agg(name ORDER BY name) FROM own
@@ -176,6 +180,7 @@ impl Dumper for PostgresDumper {
                 // Below zero: never analyzed.
                 .map(|table| ProbeItem {
                     estimated_rows: (table.rows >= 0.0).then_some(table.rows as u64),
+                    estimated_bytes: table.bytes,
                     name: qualified(&table.schema, &table.name),
                 })
                 .collect(),

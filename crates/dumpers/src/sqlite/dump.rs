@@ -110,7 +110,7 @@ impl SqliteDumper {
         let items = snapshot
             .tables()?
             .into_iter()
-            .map(|name| ProbeItem { estimated_rows: rows.get(&name).copied(), name })
+            .map(|name| ProbeItem { estimated_rows: rows.get(&name).copied(), estimated_bytes: None, name })
             .collect();
         Ok(Probe {
             engine: "sqlite".to_owned(),
