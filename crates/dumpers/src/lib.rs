@@ -6,6 +6,7 @@
 //! where the format is understood, that the dump is whole. A restore hands its target over only
 //! after the verified end of the dump.
 
+pub mod bundle;
 pub mod command;
 mod config;
 pub mod files;
