@@ -6,6 +6,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Tools and wheels that take long to fetch or build. Safe to delete at any time.
 cache=${STRONGROOM_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/strongroom-test}
 mkdir -p "$cache"
+# A Python environment for each state of the requirements: one in use is never replaced.
+# shellcheck disable=SC2034 # used by those that source this
+venv=$cache/venv-$(sha256sum "$root/scripts/requirements.txt" | cut -c 1-12)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "$*"; exit 1; }

@@ -3,24 +3,48 @@
 #   servers_down   stops what this shell started
 # shellcheck shell=bash
 #
-# Every file of servers.d/ defines NAME_start, which starts its server with all
-# state below $work/NAME, waits until the server does real work, and calls
-# give VAR VALUE for each variable that the tests see as STRONGROOM_TEST_VAR;
-# and NAME_answers, which asks a running server for a real answer.
+# Every file of servers.d/ defines
+#   NAME_variables   an array of the VARs that the tests see as STRONGROOM_TEST_VAR
+#   NAME_start       starts the server with all state below $work/NAME, waits until
+#                    it does real work, and calls give VAR VALUE for each variable
+#   NAME_answers     asks a running server for a real answer
+# All start at the same time. A server that does not start is a failure.
+#
+# Only what cannot be installed everywhere, or takes too long without --all, may be
+# missing. Its file also defines
+#   NAME_absent      calls absent REASON TEST... where the server can't be had:
+#                    a look at the machine, not an attempt to start it. Its
+#                    variables stay unset, tests with one of the TESTs in their
+#                    path are left out, and the closing lines of scripts/test say so.
+# STRONGROOM_TEST_ALL is set in a run with --all.
+#
+# stop_servers finds a process by the mark in its environment. A server that
+# overwrites it (redis-server does) keeps its process id in $work/NAME/pid.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-servers=()
-for file in "$root"/scripts/servers.d/*.sh; do
+servers=() absent_servers=() absent_tests=()
+server_variables=(PYTHON SERVERS_DIR)
+declare -A absent_because=()
+
+# absent REASON TEST...: to be called by NAME_absent alone.
+absent() {
+    absent_because[$name]="$1 (tests named ${*:2})"
+    absent_servers+=("$name")
+    absent_tests+=("${@:2}")
+}
+
+for file in "${STRONGROOM_SERVERS_D:-$root/scripts/servers.d}"/*.sh; do
     # shellcheck source=/dev/null
     . "$file"
-    servers+=("$(basename "$file" .sh)")
+    name=$(basename "$file" .sh)
+    if declare -F "${name}_absent" >/dev/null; then "${name}_absent"; fi
+    if [[ -z ${absent_because[$name]:-} ]]; then
+        servers+=("$name")
+        declare -n variables=${name}_variables
+        server_variables+=("${variables[@]}")
+        unset -n variables
+    fi
 done
-server_variables=(
-    PG_URL PG_CA PG_OTHER_CA PG18_URL PG18_BIN
-    RGW_ENDPOINT RGW_ACCESS_KEY RGW_SECRET_KEY RGW_BUCKET
-    S3S_ENDPOINT S3S_ACCESS_KEY S3S_SECRET_KEY S3S_BUCKET S3S_ROOT
-    PYTHON SERVERS_DIR
-)
 kept=$root/target/test-servers.env
 
 give() {
@@ -116,12 +140,13 @@ servers_up() {
         return 1
     fi
     name=common
-    give PYTHON "$cache/venv/bin/python"
+    give PYTHON "$venv/bin/python"
     give SERVERS_DIR "$work"
     cat "$work"/*.env >"$work/environment"
     # shellcheck source=/dev/null
     . "$work/environment"
     say "${servers[*]} up after $((SECONDS - began)) s"
+    if ((${#absent_servers[@]})); then say "absent: ${absent_servers[*]}"; fi
 }
 
 servers_down() {
@@ -138,22 +163,39 @@ servers_down() {
 }
 
 # server_pids FOLDER: the processes of one run, daemons and strays alike, by the
-# mark in their environment. PostgreSQL writes its titles over it and has a file.
+# mark in their environment or the file with their id.
 server_pids() {
-    grep -lszxF "STRONGROOM_SERVERS_OF=$1" /proc/[0-9]*/environ | cut -d/ -f3
+    grep -lszxF "STRONGROOM_SERVERS_OF=$1" /proc/[0-9]*/environ | cut -d/ -f3 || true
+    local file pid
+    for file in "$1"/*/pid; do
+        # An id may by now be another's: a server works below its folder.
+        if pid=$(cat "$file" 2>/dev/null) && [[ $(readlink "/proc/$pid/cwd") == "$1"/* ]]; then echo "$pid"; fi
+    done
+}
+
+# postmaster_pids FOLDER: PostgreSQL writes its titles over its environment too.
+postmaster_pids() {
     local file
     for file in "$1"/*/data/postmaster.pid; do
         if [[ -s $file ]]; then head -n 1 "$file"; fi
     done
 }
 
-# stop_servers FOLDER: a fast shutdown by SIGINT first, so that PostgreSQL frees
-# its shared memory; SIGKILL for what remains after five seconds.
+# stop_servers FOLDER: SIGINT to PostgreSQL, for a fast shutdown that frees its
+# shared memory, SIGTERM to all others; SIGKILL for what remains after five seconds.
 stop_servers() {
-    local pids signal=INT began=$SECONDS
-    while mapfile -t pids < <(server_pids "$1") && ((${#pids[@]})); do
-        ((SECONDS - began < 5)) || signal=KILL
-        kill -s "$signal" "${pids[@]}" 2>/dev/null || true
+    local pids postmasters began=$SECONDS
+    while
+        mapfile -t pids < <(server_pids "$1")
+        mapfile -t postmasters < <(postmaster_pids "$1")
+        ((${#pids[@]} + ${#postmasters[@]}))
+    do
+        if ((SECONDS - began < 5)); then
+            kill -s TERM "${pids[@]}" 2>/dev/null || true
+            kill -s INT "${postmasters[@]}" 2>/dev/null || true
+        else
+            kill -s KILL "${pids[@]}" "${postmasters[@]}" 2>/dev/null || true
+        fi
         sleep 0.2
     done
     rm -rf "$1"

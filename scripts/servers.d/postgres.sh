@@ -1,5 +1,6 @@
 # Debian's PostgreSQL, with passwords and TLS as in production.
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154
+postgres_variables=(PG_URL PG_CA PG_OTHER_CA)
 
 # certificate_authority FOLDER: a throwaway one.
 certificate_authority() {

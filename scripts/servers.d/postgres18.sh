@@ -1,6 +1,7 @@
 # A PostgreSQL newer than Debian's client tools, from a PyPI wheel.
 # Uses postgres_cluster of postgres.sh.
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154
+postgres18_variables=(PG18_URL PG18_BIN)
 
 postgres18_start() {
     local programs=$work/$name/programs

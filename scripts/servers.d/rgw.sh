@@ -1,6 +1,7 @@
 # Ceph's S3 gateway with one monitor and one in-memory OSD: the server with
 # versioning, object lock and race-safe conditional writes.
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154
+rgw_variables=(RGW_ENDPOINT RGW_ACCESS_KEY RGW_SECRET_KEY RGW_BUCKET)
 
 rgw_start() {
     local folder=$work/$name monitor gateway osd access key

@@ -1,6 +1,7 @@
 # s3s-fs: a small S3 server over a folder. It compares the checksums of whole
 # objects (x-amz-checksum after storing them) and none of parts.
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154
+s3s_variables=(S3S_ENDPOINT S3S_ACCESS_KEY S3S_SECRET_KEY S3S_BUCKET S3S_ROOT)
 
 s3s_start() {
     local port access key
