@@ -32,8 +32,13 @@ impl Server {
 
     /// A server newer than the installed client programs, with programs of its own.
     pub(crate) fn newer() -> Self {
-        let programs = variable("STRONGROOM_TEST_PG18_BIN");
-        Self::at(&variable("STRONGROOM_TEST_PG18_URL"), Some(programs.into()))
+        Self::version(18)
+    }
+
+    /// One of the supported versions other than the installed client programs', with its own programs.
+    pub(crate) fn version(major: u32) -> Self {
+        let programs = variable(&format!("STRONGROOM_TEST_PG{major}_BIN"));
+        Self::at(&variable(&format!("STRONGROOM_TEST_PG{major}_URL")), Some(programs.into()))
     }
 
     fn at(url: &str, programs: Option<PathBuf>) -> Self {
