@@ -103,8 +103,32 @@ pub struct Probe {
     pub estimated_bytes: Option<u64>,
     /// Tables or collections.
     pub items: Vec<ProbeItem>,
-    /// What a person should know before relying on a dump.
+    /// What this user may not do or see, so that a dump of everything would fail or not be whole.
+    pub obstacles: Vec<Obstacle>,
+    /// What else a person should know before relying on a dump.
     pub warnings: Vec<String>,
+}
+
+/// Something that stands in the way of a whole dump, such as a privilege that is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Obstacle {
+    /// What cannot be done, in a sentence without its full stop.
+    pub what: String,
+    /// What helps: a statement that can be run as it is, such as a `GRANT`, or an instruction.
+    pub remedy: String,
+}
+
+impl Obstacle {
+    /// Something in the way, and what helps.
+    pub fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { what: what.into(), remedy: remedy.into() }
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.what, self.remedy)
+    }
 }
 
 /// One table or collection.

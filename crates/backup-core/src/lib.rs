@@ -34,7 +34,7 @@ pub mod wrap;
 pub use catalog::{Catalog, Run, RunRecord};
 pub use context::{CancelToken, Clock, Context, SystemClock};
 pub use digest::Sha256Digest;
-pub use dump::{Dump, DumpFormat, DumpReport, Dumper, Probe, ProbeItem, Selection};
+pub use dump::{Dump, DumpFormat, DumpReport, Dumper, Obstacle, Probe, ProbeItem, Selection};
 pub use error::{Error, ErrorKind, Result, Retry, Stage};
 pub use id::{BackupId, ObjectKey, RepositoryId, SourceName};
 pub use ledger::{Head, Ledger};

@@ -123,6 +123,7 @@ impl Dumper for ScriptedDumper {
                 .iter()
                 .map(|name| ProbeItem { name: name.clone(), estimated_rows: None, estimated_bytes: None })
                 .collect(),
+            obstacles: Vec::new(),
             warnings: Vec::new(),
         })
     }

@@ -197,6 +197,9 @@ async fn stored(
     for warning in &probe.warnings {
         around.printer.warn(warning);
     }
+    for obstacle in &probe.obstacles {
+        around.printer.warn(&obstacle.to_string());
+    }
 
     let reading = Reading {
         source: place.ports.source.as_ref(),

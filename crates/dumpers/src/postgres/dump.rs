@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use backup_core::{
-    Context, Dump, DumpFormat, DumpReport, Dumper, Error, ErrorKind, Probe, ProbeItem, Result, Selection,
-    Settled, Stage,
+    Context, Dump, DumpFormat, DumpReport, Dumper, Error, ErrorKind, Obstacle, Probe, ProbeItem, Result,
+    Selection, Settled, Stage,
 };
 use serde::Deserialize;
 
@@ -123,14 +123,15 @@ impl Looked {
     }
 
     /// Everything that would make `pg_dump` fail later, in sentences.
-    fn obstacles(&self) -> Vec<String> {
+    fn obstacles(&self) -> Vec<Obstacle> {
         let unreadable = self
             .unreadable
             .iter()
             .zip(&self.grants)
-            .map(|(what, fix)| format!("{what} cannot be read; run as its owner: {fix}"));
+            .map(|(what, fix)| Obstacle::new(format!("{what} cannot be read"), fix));
         let hidden = self.hidden.iter().map(|name| {
-            format!("row security hides rows of table {name} from this user; use a role with BYPASSRLS")
+            let what = format!("row security hides rows of table {name} from this user");
+            Obstacle::new(what, "use a role with BYPASSRLS")
         });
         unreadable.chain(hidden).collect()
     }
@@ -148,7 +149,7 @@ impl Looked {
             }
             grants => format!("run as the owner: {}", grants.join(" ")),
         };
-        let named = obstacles.iter().take(NAMED_MAX).map(|obstacle| obstacle.trim_end_matches(';'));
+        let named = obstacles.iter().take(NAMED_MAX).map(|obstacle| obstacle.what.as_str());
         let mut what = named.collect::<Vec<_>>().join("; ");
         if obstacles.len() > NAMED_MAX {
             what.push_str(&format!("; and {} more", obstacles.len() - NAMED_MAX));
@@ -173,7 +174,8 @@ impl Dumper for PostgresDumper {
             engine: "postgresql".to_owned(),
             versions: looked.versions(&client),
             estimated_bytes: looked.bytes,
-            warnings: looked.obstacles(),
+            obstacles: looked.obstacles(),
+            warnings: Vec::new(),
             items: looked
                 .tables
                 .into_iter()

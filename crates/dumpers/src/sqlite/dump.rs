@@ -117,6 +117,7 @@ impl SqliteDumper {
             versions: versions(),
             estimated_bytes: Some(snapshot.len()),
             items,
+            obstacles: Vec::new(),
             warnings,
         })
     }
