@@ -3,6 +3,7 @@
 
 mod args;
 mod commands;
+mod database;
 mod exit;
 mod export;
 mod failure;

@@ -107,6 +107,21 @@ impl TargetConfig {
     }
 }
 
+/// A URL as the keys of a configuration: `type` and what takes the rest of the URL.
+///
+/// # Errors
+/// `Config`, without showing what the URL holds.
+pub fn keys_of_url(url: &str) -> Result<Vec<(&'static str, String)>> {
+    let path = |scheme| path_of(url, scheme).map(|path| path.to_string_lossy().into_owned());
+    Ok(match Scheme::of(url) {
+        Scheme::Postgres => vec![("type", "postgresql".to_owned()), ("url", url.to_owned())],
+        Scheme::Sqlite => vec![("type", "sqlite".to_owned()), ("path", path("sqlite:")?)],
+        Scheme::File => vec![("type", "file".to_owned()), ("path", path("file:")?)],
+        Scheme::Stdin => vec![("type", "stdin".to_owned())],
+        Scheme::Other => return Err(unknown("url", url, "that of a database")),
+    })
+}
+
 /// A dumper for a source. Nothing is connected yet.
 ///
 /// # Errors
@@ -219,6 +234,18 @@ mod tests {
         }
         let error = SourceConfig::from_url("mysql://u:hunter2@h/d").unwrap_err();
         assert!(!format!("{error:?} {:?}", error.hint()).contains("hunter2"));
+    }
+
+    #[test]
+    fn urls_and_keys_mean_the_same() {
+        for url in ["postgres://u@h:5/d?sslmode=require", "sqlite:/a b.db", "-"] {
+            let keys = keys_of_url(url).unwrap();
+            let keys = serde_json::json!(std::collections::BTreeMap::from_iter(keys));
+            let source: SourceConfig = serde_json::from_value(keys).unwrap();
+            assert_eq!(format!("{source:?}"), format!("{:?}", SourceConfig::from_url(url).unwrap()));
+        }
+        let error = keys_of_url("nosql://u:hunter2@h").unwrap_err();
+        assert!(!format!("{error:?}").contains("hunter2"));
     }
 
     #[test]

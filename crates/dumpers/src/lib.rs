@@ -18,6 +18,6 @@ pub mod sqlite;
 pub mod stdin;
 mod tool;
 
-pub use config::{FileConfig, SourceConfig, TargetConfig, inspectors, open_source, open_target};
+pub use config::{FileConfig, SourceConfig, TargetConfig, inspectors, keys_of_url, open_source, open_target};
 pub use secret::Secret;
 pub use tool::{ToolError, ToolVersion, programs_ended};

@@ -60,6 +60,9 @@ impl Config {
         for name in settings.sources.keys() {
             let _ = writeln!(text, "[sources.{name}]");
         }
+        for name in settings.targets.keys() {
+            let _ = writeln!(text, "[targets.{name}]");
+        }
         around.printer.result(&document.into(), &text)
     }
 }

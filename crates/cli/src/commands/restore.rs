@@ -10,10 +10,10 @@ use serde_json::json;
 
 use super::Surroundings;
 use crate::args::{DestinationArgs, IdentityArgs, SecretArgs};
+use crate::database::{Named, described, is_name, refuse_password};
 use crate::failure::{Failure, Outcome};
 use crate::reading::{self, OriginArgs, Reader};
-use crate::settings::Needs;
-use crate::source::refuse_password;
+use crate::settings::{Needs, Settings, nearest};
 use crate::{notice, printer, wiring};
 
 /// Restore a backup into a new database.
@@ -21,8 +21,9 @@ use crate::{notice, printer, wiring};
 pub(crate) struct Restore {
     /// The backup: SOURCE@latest, SOURCE@ID or ID
     backup: String,
-    /// The target, which does not exist yet: postgres://user@host/new_database, sqlite:FILE or file:FILE
-    #[arg(long, value_name = "URL", required_unless_present = "command")]
+    /// The target, which does not exist yet: postgres://user@host/new_database, sqlite:FILE, file:FILE, or the name of
+    /// a [targets] table
+    #[arg(long, value_name = "URL|NAME", required_unless_present = "command")]
     to: Option<String>,
     /// Feed the dump to the program after `--`
     #[arg(long, conflicts_with = "to", requires = "argv")]
@@ -33,6 +34,9 @@ pub(crate) struct Restore {
     /// One more argument for the restore program; repeatable
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     restore_arg: Vec<String>,
+    /// One more setting of the target, as docs/configuration.md lists them; repeatable
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "command")]
+    set: Vec<String>,
     /// Read and verify everything first; nothing is applied before the end was seen
     #[arg(long)]
     verify_first: bool,
@@ -63,27 +67,49 @@ fn streaming(into_a_program: bool) -> &'static str {
     }
 }
 
+/// Refuses what is no URL, or one that would show a secret.
+fn check_target(text: &str, settings: &Settings) -> Outcome {
+    refuse_password(text, "flag --to")?;
+    if is_name(text)
+        && let Some(near) = nearest(text, settings.targets.keys().map(String::as_str))
+    {
+        return Err(Failure::usage(
+            "flag --to",
+            format!("no target is called {text:?}"),
+            format!("did you mean {near:?}?"),
+        ));
+    }
+    TargetConfig::from_url(text)
+        .map_err(|e| Failure::usage("flag --to", e.what(), e.hint().unwrap_or_default()))?;
+    Ok(())
+}
+
 impl Restore {
-    fn target(&self) -> Outcome<TargetConfig> {
+    fn target(&self, settings: &Settings) -> Outcome<TargetConfig> {
         if self.command {
-            return Ok(TargetConfig::Command(CommandConfig::new(self.argv.clone())));
-        }
-        let url = self.to.as_deref().unwrap_or_default();
-        refuse_password(url, "flag --to")?;
-        let mut target = TargetConfig::from_url(url)
-            .map_err(|e| Failure::usage("flag --to", e.what(), e.hint().unwrap_or_default()))?;
-        match &mut target {
-            TargetConfig::Postgresql(postgres) => postgres.extra_args.clone_from(&self.restore_arg),
-            _ if self.restore_arg.is_empty() => {}
-            _ => {
+            if !self.restore_arg.is_empty() {
                 return Err(Failure::usage(
                     "flag --restore-arg",
-                    "this target is restored without a program that takes arguments",
+                    "the program's arguments stand after `--`",
                     "leave --restore-arg out",
                 ));
             }
+            return Ok(TargetConfig::Command(CommandConfig::new(self.argv.clone())));
         }
-        Ok(target)
+        let text = self.to.as_deref().unwrap_or_default();
+        let table = settings.targets.get(text);
+        if table.is_none() {
+            check_target(text, settings)?;
+        }
+        described(Named {
+            text,
+            table,
+            section: "targets",
+            file: settings.file.as_deref(),
+            argument: "flag --to",
+            set: &self.set,
+            args: &self.restore_arg,
+        })
     }
 
     /// Runs the command.
@@ -96,7 +122,7 @@ impl Restore {
             ..Needs::default()
         };
         let settings = around.settings(&[&self.destination, &self.identity, &self.secrets], needs)?;
-        let restorer = wiring::restorer(&self.target()?)?;
+        let restorer = wiring::restorer(&self.target(&settings)?)?;
         let mut reader = Reader::open(&around, &settings, &self.origin).await?;
         let at = reader.select(&around, &settings, &selector).await?;
         let decryptor = reading::decryptor(&around, &settings)?;

@@ -81,7 +81,7 @@ pub(crate) struct Found {
     pub(crate) origin: Origin,
 }
 
-/// A `[sources.NAME]` or `[destinations.NAME]` table.
+/// A `[sources.NAME]`, `[targets.NAME]` or `[destinations.NAME]` table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Table {
     /// The values by key.
@@ -117,6 +117,8 @@ pub(crate) struct File {
     pub(crate) recipients: BTreeMap<String, String>,
     /// `[sources.NAME]`.
     pub(crate) sources: BTreeMap<String, Table>,
+    /// `[targets.NAME]`.
+    pub(crate) targets: BTreeMap<String, Table>,
     /// `[destinations.NAME]`.
     pub(crate) destinations: BTreeMap<String, Table>,
 }
@@ -158,6 +160,7 @@ impl Reader<'_> {
             let name = key.get_ref().as_ref();
             match name {
                 "sources" => file.sources = self.named(name, value),
+                "targets" => file.targets = self.named(name, value),
                 "destinations" => file.destinations = self.named(name, value),
                 "recipients" => file.recipients = self.recipients(value),
                 _ => self.general(name, key.span().start, value, file),
@@ -180,7 +183,12 @@ impl Reader<'_> {
                 }
             }
             _ => {
-                let known = SETTINGS.iter().map(|s| s.key).chain(["sources", "destinations", "recipients"]);
+                let known = SETTINGS.iter().map(|s| s.key).chain([
+                    "sources",
+                    "targets",
+                    "destinations",
+                    "recipients",
+                ]);
                 let sections = ["keys", "trust", "notify", "output"];
                 self.unknown(path, at, known.chain(sections));
             }
@@ -188,7 +196,8 @@ impl Reader<'_> {
     }
 
     fn named(&mut self, section: &str, value: &Spanned<DeValue<'_>>) -> BTreeMap<String, Table> {
-        let fields = NAMED_TABLES.iter().find(|(name, _)| *name == section).map_or(&[][..], |(_, f)| f);
+        let groups = NAMED_TABLES.iter().find(|(name, _)| *name == section).map_or(&[][..], |(_, f)| f);
+        let fields: Vec<Field> = groups.iter().copied().flatten().copied().collect();
         let mut tables = BTreeMap::new();
         let Some(entries) = value.get_ref().as_table() else {
             self.wrong(section, value, &format!("tables, as in [{section}.NAME]"));
@@ -200,7 +209,7 @@ impl Reader<'_> {
                 self.wrong(&path, value, &format!("a table, as in [{path}]"));
                 continue;
             };
-            tables.insert(name.get_ref().to_string(), self.table(&path, fields, entries));
+            tables.insert(name.get_ref().to_string(), self.table(&path, &fields, entries));
         }
         tables
     }

@@ -12,9 +12,11 @@ mod table;
 mod value;
 
 pub(crate) use environment::Environment;
-pub(crate) use file::{File, Table, Value};
+pub(crate) use file::{File, Found, Table, Value};
+pub(crate) use problem::Origin;
 pub(crate) use problem::{Problem, nearest};
 pub(crate) use resolve::{KeyName, Needs, RawArgs, Settings};
 #[cfg(test)]
 pub(crate) use table::SETTINGS;
+pub(crate) use table::{DATABASE_FIELDS, Kind};
 pub(crate) use value::{Compression, Destination, Kdf, PassphraseFrom, Rate, SecretKeyFrom};

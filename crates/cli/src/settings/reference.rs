@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::table::{DESTINATION_FIELDS, Field, SETTINGS, SOURCE_FIELDS};
+use super::table::{DATABASE_FIELDS, DESTINATION_FIELDS, Field, SETTINGS, SOURCE_FIELDS, TARGET_FIELDS};
 
 const OPENING: &str = "\
 # Configuration
@@ -52,13 +52,30 @@ pub(crate) fn page() -> String {
     }
     page.push_str(SECRETS);
     page.push_str("\n## `[recipients]`\n\nNames for public key files: `alice = \"alice.pub.pem\"`.\n");
-    fields(&mut page, "[sources.NAME]", SOURCE_FIELDS);
-    fields(&mut page, "[destinations.NAME]", DESTINATION_FIELDS);
+    table(
+        &mut page,
+        "`[sources.NAME]`",
+        "What is backed up: these keys and those of its database.",
+        SOURCE_FIELDS,
+    );
+    table(
+        &mut page,
+        "`[targets.NAME]`",
+        "Where `restore --to NAME` restores to: these keys and those of its database.",
+        TARGET_FIELDS,
+    );
+    table(
+        &mut page,
+        "Keys of a database",
+        "For `[sources.NAME]` and `[targets.NAME]`, and on the command line as `--set KEY=VALUE`, repeated for the texts of a list.",
+        DATABASE_FIELDS,
+    );
+    table(&mut page, "`[destinations.NAME]`", "Where backups are kept.", DESTINATION_FIELDS);
     page
 }
 
-fn fields(page: &mut String, title: &str, fields: &[Field]) {
-    let _ = write!(page, "\n## `{title}`\n\n| key | takes | meaning |\n|---|---|---|\n");
+fn table(page: &mut String, title: &str, about: &str, fields: &[Field]) {
+    let _ = write!(page, "\n## {title}\n\n{about}\n\n| key | takes | meaning |\n|---|---|---|\n");
     for field in fields {
         let _ = writeln!(page, "| `{}` | {} | {} |", field.key, field.kind.name(), field.doc);
     }

@@ -95,6 +95,8 @@ pub(crate) struct Settings {
     pub(crate) verbose: bool,
     /// The sources of the file.
     pub(crate) sources: BTreeMap<String, Table>,
+    /// The targets of the file.
+    pub(crate) targets: BTreeMap<String, Table>,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
     /// Every declared setting with its value, if any, and where it came from.
@@ -146,6 +148,7 @@ impl Settings {
             quiet: layers.switch("output.quiet", false),
             verbose: layers.switch("output.verbose", false),
             sources: file.sources.clone(),
+            targets: file.targets.clone(),
             file: file.path.clone(),
             shown: SETTINGS.iter().map(|setting| layers.shown(setting)).collect(),
             warnings: env.strangers(),

@@ -206,7 +206,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("output.verbose", "--verbose", "STRONGROOM_VERBOSE", Kind::Switch, "false", "Say more."),
 ];
 
-/// A key of a `[sources.NAME]` or `[destinations.NAME]` table.
+/// A key of a table that has a name of one's own.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Field {
     /// The key.
@@ -221,14 +221,8 @@ const fn field(key: &'static str, kind: Kind, doc: &'static str) -> Field {
     Field { key, kind, doc }
 }
 
-/// The keys of a source.
+/// What a source has beside the keys of its database.
 pub(crate) const SOURCE_FIELDS: &[Field] = &[
-    field("url", Kind::Text, "The database: `postgres://user@host/db` or `sqlite:FILE`."),
-    field(
-        "type",
-        Kind::Text,
-        "Instead of a URL: `postgresql`, `sqlite`, `command` or `stdin`, and the keys of that kind.",
-    ),
     field("include", Kind::List, "Only these tables."),
     field("exclude", Kind::List, "All tables but these."),
     field(
@@ -240,6 +234,20 @@ pub(crate) const SOURCE_FIELDS: &[Field] = &[
     field("recipients", Kind::List, "Instead of the general `keys.recipients`."),
     field("compression", Kind::Text, "Instead of the general `compression`."),
     field("verify", Kind::Switch, "Instead of the general `verify`."),
+];
+
+/// What a target has beside the keys of its database.
+pub(crate) const TARGET_FIELDS: &[Field] =
+    &[field("restore_args", Kind::List, "More arguments for the restore program, one text for each.")];
+
+/// The keys of a database, a program or files, be it a source or a target.
+pub(crate) const DATABASE_FIELDS: &[Field] = &[
+    field("url", Kind::Text, "The database: `postgres://user@host/db` or `sqlite:FILE`."),
+    field(
+        "type",
+        Kind::Text,
+        "Instead of a URL: `postgresql`, `sqlite`, `command` or `stdin`, and the keys of that kind.",
+    ),
     field(
         "stall_seconds",
         Kind::Number,
@@ -297,8 +305,11 @@ pub(crate) const DESTINATION_FIELDS: &[Field] = &[
 ];
 
 /// The tables whose keys are names of one's own, with the keys inside.
-pub(crate) const NAMED_TABLES: &[(&str, &[Field])] =
-    &[("sources", SOURCE_FIELDS), ("destinations", DESTINATION_FIELDS)];
+pub(crate) const NAMED_TABLES: &[(&str, &[&[Field]])] = &[
+    ("sources", &[SOURCE_FIELDS, DATABASE_FIELDS]),
+    ("targets", &[TARGET_FIELDS, DATABASE_FIELDS]),
+    ("destinations", &[DESTINATION_FIELDS]),
+];
 
 /// The setting of this key.
 pub(crate) fn setting_of(key: &str) -> Option<&'static Setting> {
