@@ -59,6 +59,8 @@ pub(crate) enum Command {
     List(commands::list::List),
     /// Show what is known of one backup
     Show(commands::show::Show),
+    /// Look at a source: test it, list its tables, tell what changed since the last backup
+    Source(commands::source::SourceCommand),
     /// Check that a backup is whole, and with --deep that it opens and parses
     Verify(commands::verify::Verify),
     /// Restore a backup into a new database

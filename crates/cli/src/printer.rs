@@ -115,6 +115,12 @@ pub(crate) fn write_stdout(text: &str) -> Outcome {
     }
 }
 
+/// A text that a server chose, such as a table's name, with `?` for what could move the cursor or
+/// begin a line of its own.
+pub(crate) fn on_one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 /// Bytes for a person: three digits and a binary unit.
 pub(crate) fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()

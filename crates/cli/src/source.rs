@@ -50,6 +50,20 @@ pub(crate) struct Source {
 }
 
 impl SourceArgs {
+    /// A source by name or URL, with settings of its database.
+    pub(crate) fn of(source: String, name: Option<String>, set: Vec<String>) -> Self {
+        Self {
+            source: Some(source),
+            name,
+            command: false,
+            argv: Vec::new(),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            dump_arg: Vec::new(),
+            set,
+        }
+    }
+
     /// The text that may be a name of the configuration.
     pub(crate) fn configured_name(&self) -> Option<&str> {
         self.source.as_deref()

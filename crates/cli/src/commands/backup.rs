@@ -18,7 +18,7 @@ use crate::failure::{Failure, Outcome};
 use crate::repository::{Reading, Repository};
 use crate::settings::{KeyName, Needs, Settings};
 use crate::source::{Source, SourceArgs};
-use crate::state::{Both, State};
+use crate::state::{Both, Inventory, State};
 use crate::{host, keys, printer, wiring};
 
 /// Back up one source: a name of the configuration, a URL, `-` for stdin, or a command.
@@ -229,7 +229,13 @@ async fn stored(
         estimate: probe.estimated_bytes,
         read_back: settings.verify,
     };
-    Ok(pipeline::backup(cx, &parts, request).await?)
+    let done = pipeline::backup(cx, &parts, request).await?;
+    let inventory = Inventory::new(repository.id(), done.manifest.id, done.manifest.started, &probe);
+    // Nothing but `source drift` needs it.
+    if let Err(error) = state.inventory(&source.name).write(&inventory) {
+        around.printer.warn(&format!("what the source held could not be noted: {error}"));
+    }
+    Ok(done)
 }
 
 fn notice(around: &Surroundings, source: &SourceName, id: BackupId, outcome: &Outcome<BackedUp>) -> Notice {

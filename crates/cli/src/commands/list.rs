@@ -12,7 +12,7 @@ use super::Surroundings;
 use crate::args::DestinationArgs;
 use crate::failure::Outcome;
 use crate::reading::{self, OriginArgs, Reader};
-use crate::settings::Needs;
+use crate::settings::{Needs, Settings};
 use crate::{notice, printer};
 
 /// List backups, oldest first, and failed runs of this machine.
@@ -50,7 +50,7 @@ impl List {
         let mut text = String::new();
         let newest = newest(&listed);
         for entry in &listed {
-            line(&mut text, entry, &newest, now);
+            line(&mut text, entry, &newest, now, settings.label(entry.at.source.as_str()));
         }
         if listed.is_empty() {
             around.printer.say("no backups");
@@ -66,7 +66,7 @@ impl List {
             );
         }
         let document = json!({
-            "backups": listed.iter().map(entry).collect::<Vec<_>>(),
+            "backups": listed.iter().map(|one| entry(one, &settings)).collect::<Vec<_>>(),
             "runs": runs.iter().map(|(record, state)| json!({
                 "source": record.source, "id": record.id, "started": record.started, "ended": record.ended,
                 "status": state, "error": record.error,
@@ -122,7 +122,9 @@ fn line(
     entry: &Listed,
     newest: &BTreeMap<String, backup_core::BackupId>,
     now: jiff::Timestamp,
+    label: Option<&str>,
 ) {
+    let label = label.map(|label| format!("  \"{label}\"")).unwrap_or_default();
     let (source, id) = (&entry.at.source, entry.at.id);
     let _ = match &entry.manifest {
         Ok(vouched) => {
@@ -130,7 +132,7 @@ fn line(
             let latest = if newest.get(source.as_str()) == Some(&id) { "  latest" } else { "" };
             writeln!(
                 text,
-                "{}  {:20}  {id}  {:>10} of {:>10}  {} old{latest}",
+                "{}  {:20}  {id}  {:>10} of {:>10}  {} old{latest}{label}",
                 m.started.strftime("%F %T"),
                 source.as_str(),
                 printer::bytes(m.object_len),
@@ -144,12 +146,14 @@ fn line(
     };
 }
 
-fn entry(entry: &Listed) -> Value {
-    match &entry.manifest {
+fn entry(entry: &Listed, settings: &Settings) -> Value {
+    let mut document = match &entry.manifest {
         Ok(vouched) => super::show::document(vouched),
         Err(error) => json!({
             "source": entry.at.source, "id": entry.at.id,
             "error": { "kind": error.kind().to_string(), "subject": error.subject(), "what": error.what() },
         }),
-    }
+    };
+    super::show::add_label(&mut document, settings, &entry.at.source);
+    document
 }

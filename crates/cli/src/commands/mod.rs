@@ -10,6 +10,7 @@ pub(crate) mod quickstart;
 pub(crate) mod restore;
 pub(crate) mod seal;
 pub(crate) mod show;
+pub(crate) mod source;
 pub(crate) mod sweep;
 pub(crate) mod trust;
 pub(crate) mod verify;
@@ -75,7 +76,12 @@ pub(crate) async fn run(command: Command, around: Surroundings) -> Outcome {
     // The others end in their own order: a tool is stopped, an upload aborted, a run recorded.
     let droppable = matches!(
         command,
-        Command::List(_) | Command::Show(_) | Command::Verify(_) | Command::Cat(_) | Command::Open(_)
+        Command::List(_)
+            | Command::Show(_)
+            | Command::Source(_)
+            | Command::Verify(_)
+            | Command::Cat(_)
+            | Command::Open(_)
     );
     if droppable {
         let cx = around.cx.clone();
@@ -97,6 +103,7 @@ async fn dispatch(command: Command, around: Surroundings) -> Outcome {
         Command::Backup(command) => command.run(around).await,
         Command::List(command) => command.run(around).await,
         Command::Show(command) => command.run(around).await,
+        Command::Source(command) => command.run(around).await,
         Command::Verify(command) => command.run(around).await,
         Command::Restore(command) => command.run(around).await,
         Command::Cat(command) => command.run(around).await,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use backup_core::{VouchedManifest, pipeline};
+use backup_core::{SourceName, VouchedManifest, pipeline};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use super::Surroundings;
 use crate::args::DestinationArgs;
 use crate::failure::{Failure, Outcome};
 use crate::reading::{self, OriginArgs, Reader};
-use crate::settings::Needs;
+use crate::settings::{Needs, Settings};
 use crate::{notice, printer};
 
 /// Show what is known of one backup.
@@ -44,8 +44,10 @@ impl Show {
         })?;
         let vouched = entry.manifest.map_err(Failure::from)?;
         notice::warn_unless_encrypted(&around.printer, vouched.manifest());
-        let text = human(&vouched, around.cx.now());
-        around.printer.result(&document(&vouched), &text)
+        let text = human(&vouched, around.cx.now(), settings.label(at.source.as_str()));
+        let mut document = document(&vouched);
+        add_label(&mut document, &settings, &at.source);
+        around.printer.result(&document, &text)
     }
 }
 
@@ -60,8 +62,15 @@ pub(crate) fn document(vouched: &VouchedManifest) -> Value {
     document
 }
 
+/// What people on this machine call the source. It stands in the configuration and in no backup.
+pub(crate) fn add_label(document: &mut Value, settings: &Settings, source: &SourceName) {
+    if let (Value::Object(members), Some(label)) = (document, settings.label(source.as_str())) {
+        members.insert("label".to_owned(), json!(label));
+    }
+}
+
 /// A manifest for a person.
-pub(crate) fn human(vouched: &VouchedManifest, now: jiff::Timestamp) -> String {
+fn human(vouched: &VouchedManifest, now: jiff::Timestamp, label: Option<&str>) -> String {
     let m = vouched.manifest();
     let mut text = String::new();
     let mut row = |name: &str, value: String| {
@@ -69,6 +78,9 @@ pub(crate) fn human(vouched: &VouchedManifest, now: jiff::Timestamp) -> String {
     };
     row("backup", m.id.to_string());
     row("source", format!("{} (number {})", m.source, m.seq));
+    if let Some(label) = label {
+        row("label", label.to_owned());
+    }
     row("started", format!("{} ({} ago)", m.started, reading::age(m, now)));
     row("took", printer::duration(m.finished.duration_since(m.started).as_secs()));
     row("size", format!("{} of {}", printer::bytes(m.object_len), printer::bytes(m.source_len)));

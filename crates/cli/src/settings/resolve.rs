@@ -117,6 +117,11 @@ impl Settings {
         Self::resolve(args, env, &file, needs, problems)
     }
 
+    /// What people call a source of the file, if it says so.
+    pub(crate) fn label(&self, source: &str) -> Option<&str> {
+        self.sources.get(source)?.text("label")
+    }
+
     fn resolve(
         args: &RawArgs,
         env: &Environment,

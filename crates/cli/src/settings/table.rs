@@ -223,6 +223,11 @@ const fn field(key: &'static str, kind: Kind, doc: &'static str) -> Field {
 
 /// What a source has beside the keys of its database.
 pub(crate) const SOURCE_FIELDS: &[Field] = &[
+    field(
+        "label",
+        Kind::Text,
+        "What people call it, shown beside the name on this machine; no backup holds it.",
+    ),
     field("include", Kind::List, "Only these tables."),
     field("exclude", Kind::List, "All tables but these."),
     field(

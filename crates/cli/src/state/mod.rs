@@ -5,6 +5,7 @@
 
 mod catalog;
 pub(crate) mod durable;
+mod inventory;
 mod job_log;
 mod ledger;
 mod lock;
@@ -19,6 +20,7 @@ use jiff::Timestamp;
 use crate::failure::io_error;
 
 pub(crate) use catalog::RunLog;
+pub(crate) use inventory::{Drift, Inventory, InventoryFile};
 pub(crate) use job_log::{Both, JobLog};
 pub(crate) use ledger::FileLedger;
 pub(crate) use lock::Lock;
@@ -106,6 +108,11 @@ impl State {
         // A place is a URL or path of any length; its digest is a fit name for a file.
         let name = Sha256Digest::of(place.as_bytes()).to_string();
         RunLog::new(self.folder.join("runs").join(format!("{}.jsonl", &name[..16])))
+    }
+
+    /// What `source` held when it was last backed up from here.
+    pub(crate) fn inventory(&self, source: &SourceName) -> InventoryFile {
+        InventoryFile::new(inventory::path(&self.folder, source))
     }
 
     /// The right to back up `source` into `repository`, held by one process of this host.

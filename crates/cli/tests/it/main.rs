@@ -14,4 +14,5 @@ mod origin;
 mod postgres;
 mod quickstart;
 mod s3;
+mod source;
 mod sqlite;

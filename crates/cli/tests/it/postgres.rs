@@ -23,7 +23,7 @@ pub(crate) fn password() -> String {
     parts().1
 }
 
-fn psql(database: &str, sql: &str) -> String {
+pub(crate) fn psql(database: &str, sql: &str) -> String {
     let (user, password, place) = parts();
     let output = Command::new("psql")
         .args([
