@@ -68,6 +68,14 @@ pub struct ArchiveContents {
     pub roles: BTreeSet<String>,
     /// The statement that made the database, where it is in the archive.
     pub create_database: Option<String>,
+    /// The database's name, where that statement is in the archive.
+    pub database: Option<String>,
+    /// Who owns the database.
+    pub database_owner: Option<String>,
+    /// Statements about the database as a whole: its settings, its comment, its privileges.
+    pub database_level: Vec<String>,
+    /// Tablespaces that something is in.
+    pub tablespaces: BTreeSet<String>,
 }
 
 /// Reads an archive piece by piece.
@@ -341,6 +349,24 @@ impl ArchiveParser {
             self.add_role(owner)?;
         }
         let definition = entry.definition.unwrap_or_default();
+        if let Some(tablespace) = name(entry.tablespace)?.filter(|tablespace| !tablespace.is_empty())
+            && !self.contents.tablespaces.contains(&tablespace)
+        {
+            self.count(tablespace.len())?;
+            self.contents.tablespaces.insert(tablespace);
+        }
+        let of_database = match description {
+            b"DATABASE PROPERTIES" => true,
+            b"ACL" | b"COMMENT" | b"SECURITY LABEL" => {
+                entry.tag.unwrap_or_default().starts_with(b"DATABASE ")
+                    && entry.namespace.unwrap_or_default().is_empty()
+            }
+            _ => false,
+        };
+        if of_database {
+            self.count(definition.len())?;
+            self.contents.database_level.push(String::from_utf8_lossy(definition).into_owned());
+        }
         if matches!(description, b"ACL" | b"DEFAULT ACL") {
             for role in super::names::grantees(&String::from_utf8_lossy(definition)) {
                 self.add_role(role)?;
@@ -348,6 +374,8 @@ impl ArchiveParser {
         }
         if description == b"DATABASE" && definition.len() <= 4 * NAME_MAX {
             self.contents.create_database = Some(String::from_utf8_lossy(definition).into_owned());
+            self.contents.database = name(entry.tag)?;
+            self.contents.database_owner = name(entry.owner)?.filter(|owner| !owner.is_empty());
         }
         Ok(())
     }

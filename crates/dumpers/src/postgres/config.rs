@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use backup_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
 
+use super::settings::OnBlocked;
 use crate::secret::Secret;
 use crate::tool::ToolCommand;
 
@@ -48,6 +49,44 @@ pub struct PostgresConfig {
     pub stall_seconds: Option<u64>,
     /// What a restore does with owners and privileges; `auto` without it.
     pub owners: Owners,
+    /// Dump: every database with one of these names or patterns (`*` and `?`), as one backup of the
+    /// server. Restore of such a backup: only these.
+    pub databases: Vec<String>,
+    /// Not the databases with these names or patterns.
+    pub exclude_databases: Vec<String>,
+    /// Dump: roles, tablespaces and what is granted to them too. Restore: apply them; `true` without it.
+    pub globals: Option<bool>,
+    /// Dump: with the hashes of the roles' passwords, which only few may read; `true` without it.
+    pub role_passwords: Option<bool>,
+    /// Dump: only schemas with these names or patterns. Restore: only the schemas with these names.
+    pub schemas: Vec<String>,
+    /// Dump: no schemas with these names or patterns.
+    pub exclude_schemas: Vec<String>,
+    /// Dump: seconds to wait for a lock on a table; 300 without it, 0 for no limit.
+    pub lock_timeout_seconds: Option<u64>,
+    /// Dump: seconds that another session may wait for it before `on_blocked` is done; 60 without it, 0
+    /// to look after nobody.
+    pub lock_wait_limit_seconds: Option<u64>,
+    /// Dump: what to do about sessions that wait longer; `warn` without it.
+    pub on_blocked: Option<OnBlocked>,
+    /// Restore: only the tables with these names, without their indexes and constraints.
+    pub tables: Vec<String>,
+    /// Restore into an existing database: drop there first what the dump holds.
+    pub clean: bool,
+    /// Restore: all or nothing within the new database too; slower for the server, never needed for safety.
+    pub single_transaction: bool,
+    /// Restore: no grants, but owners as `owners` says.
+    pub no_privileges: bool,
+    /// Restore: become this role first, which then owns what is made.
+    pub role: Option<String>,
+    /// Restore: sessions at a time; only 1 works for a dump of `pg_dump`.
+    pub jobs: Option<u32>,
+    /// Restore of a server: other names for databases, each as `old=new`.
+    pub rename_databases: Vec<String>,
+    /// Restore of a server: what every name of a database begins with.
+    pub database_prefix: Option<String>,
+    /// Restore: first drop databases that earlier restores left unfinished, where that is a day ago.
+    pub drop_leftovers: bool,
 }
 
 /// What a restore does with the owners and privileges that a dump names.

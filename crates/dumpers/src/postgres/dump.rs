@@ -38,6 +38,7 @@ impl PostgresDumper {
     /// `Config` for a wrong URI or an argument that would change what the stream is.
     pub fn new(config: &PostgresConfig) -> Result<Self> {
         check_extra_args(&config.extra_args)?;
+        config.check_source()?;
         Ok(Self {
             connection: config.connection()?,
             places: Places::new(&config.tool_dirs),

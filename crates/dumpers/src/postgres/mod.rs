@@ -15,6 +15,8 @@ mod inspect;
 mod names;
 mod query;
 mod restore;
+mod settings;
+mod statements;
 mod tools;
 
 use backup_core::{Error, ErrorKind, Result};
@@ -25,6 +27,7 @@ pub use dump::PostgresDumper;
 pub use error::PostgresError;
 pub use inspect::PostgresInspector;
 pub use restore::PostgresRestorer;
+pub use settings::OnBlocked;
 
 /// The name of the format: `pg_dump`'s custom format.
 pub const PG_CUSTOM: &str = "postgresql-custom";

@@ -5,11 +5,18 @@ use serde::de::DeserializeOwned;
 
 use super::config::Connection;
 use super::error::PostgresError;
+use super::names::literal;
 use super::tools::{Client, SHORT, installed};
 use crate::tool::{Places, ToolCommand, capture};
 
 /// The longest answer: the list of tables of a very large database.
 const ANSWER_MAX: usize = 64 * 1024 * 1024;
+
+/// A statement that somebody else wrote, as a line for [`Psql::run`]: `psql` sends it to the server as
+/// it stands and reads no command of its own in it.
+pub(super) fn verbatim(statement: &str) -> String {
+    format!("SELECT {} \\gexec\n", literal(statement))
+}
 
 /// Asks one server.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@
 //! gets the last bytes of the archive only after the verified end of the dump, so it cannot finish
 //! with less.
 
+mod build;
 mod draft;
 mod head;
 mod look;
@@ -19,13 +20,11 @@ use backup_core::{
 
 use super::config::{Connection, Owners, PostgresConfig};
 use super::error::PostgresError;
-use super::inspect::{not_whole, parsed};
-use super::names::{conninfo_value, identifier};
-use super::tools::{Client, first_reader, fitting, installed, only_unknown_timeout, sets_unknown_timeout};
+use super::names::identifier;
 use super::{PG_CUSTOM, check_extra_args};
 use crate::command::{unaccepted, waiting};
-use crate::tool::{Places, ToolCommand, Waiting, feed, feed_forgiving};
-use draft::{discard, random_u32, temporary, with_leftover};
+use crate::tool::{Places, Waiting};
+use draft::temporary;
 use head::Head;
 use look::Looked;
 
@@ -36,10 +35,8 @@ const NAME_MAX: usize = 63;
 #[derive(Debug)]
 pub struct PostgresRestorer {
     connection: Connection,
-    target: String,
+    config: PostgresConfig,
     places: Places,
-    extra_args: Vec<String>,
-    owners: Owners,
     waiting: Waiting,
 }
 
@@ -47,63 +44,68 @@ impl PostgresRestorer {
     /// The database of these settings; nothing is connected yet.
     ///
     /// # Errors
-    /// `Config` when no database is named, for a wrong URI and for arguments that are not allowed.
+    /// `Config` for a name that no database can have, for a wrong URI, and for settings and arguments
+    /// that are not those of a restore.
     pub fn new(config: &PostgresConfig) -> Result<Self> {
         check_extra_args(&config.extra_args)?;
+        config.check_target()?;
         let connection = config.connection()?;
-        let refuse = |what: &str| {
-            Error::new(ErrorKind::Config, "PostgreSQL target", what)
-                .with_hint("name the database to create: postgresql://user@host/new_database")
-        };
-        let target = match connection.database() {
-            None | Some("") => return Err(refuse("names no database")),
-            Some(name) if name.len() > NAME_MAX => {
-                return Err(refuse("names a database longer than 63 bytes"));
-            }
-            Some(name) => name.to_owned(),
-        };
+        if connection.database().is_some_and(|name| name.len() > NAME_MAX) {
+            return Err(unnamed("names a database longer than 63 bytes"));
+        }
         Ok(Self {
             connection,
-            target,
+            config: config.clone(),
             places: Places::new(&config.tool_dirs),
-            extra_args: config.extra_args.clone(),
-            owners: config.owners,
             waiting: waiting(config.stall_seconds),
         })
+    }
+
+    /// The database to make.
+    fn target(&self) -> Result<&str> {
+        match self.connection.database() {
+            None | Some("") => Err(unnamed("names no database")),
+            Some(name) => Ok(name),
+        }
     }
 
     fn fail(&self, error: PostgresError) -> Error {
         error.about(&self.connection.describe()).at(Stage::Restore)
     }
 
-    /// The client for this server and, where its beginning is known, this dump.
-    async fn client(
-        &self,
-        cx: &Context,
-        looked: &Looked,
-        head: Option<&Head>,
-    ) -> Result<Client, PostgresError> {
-        let mut clients = installed(cx, &self.places, "pg_restore").await?;
-        let archive = head.and_then(|head| head.contents.as_ref()).map(|contents| &contents.version);
-        let first = archive.map_or(0, |version| first_reader(version));
-        if clients.iter().any(|client| client.version.major() >= first) {
-            clients.retain(|client| client.version.major() >= first);
+    /// What a plan says about owners, leftovers and a selection.
+    fn remarks(&self, looked: &Looked) -> Vec<String> {
+        let mut remarks = vec![match self.config.owners {
+            Owners::Keep => "keep owners and privileges; a role that is missing fails the restore".to_owned(),
+            Owners::Drop => {
+                format!("leave owners and privileges out: everything belongs to {:?}", looked.user)
+            }
+            Owners::Auto if looked.superuser => {
+                "keep owners and privileges if all roles in the dump exist here, else leave them out"
+                    .to_owned()
+            }
+            Owners::Auto => format!(
+                "leave owners and privileges out unless all of them are {:?}, who is no superuser",
+                looked.user
+            ),
+        }];
+        if !self.config.tables.is_empty() {
+            remarks.push(format!(
+                "of the tables only {}, without their indexes, constraints and triggers",
+                self.config.tables.join(", ")
+            ));
         }
-        fitting(clients, "pg_restore", &looked.server()?)
+        if !self.config.schemas.is_empty() {
+            remarks.push(format!("of the schemas only {}", self.config.schemas.join(", ")));
+        }
+        remarks.extend(looked.leftovers.iter().map(|leftover| leftover.remark(self.config.drop_leftovers)));
+        remarks
     }
+}
 
-    fn command(&self, client: &Client, database: &str, one_transaction: bool, no_owner: bool) -> ToolCommand {
-        let mut command = ToolCommand::new(&client.path)
-            .arg("--no-password")
-            .arg(format!("--dbname=dbname={}", conninfo_value(database)));
-        if one_transaction {
-            command = command.arg("--single-transaction");
-        }
-        if no_owner {
-            command = command.args(["--no-owner", "--no-privileges"]);
-        }
-        self.connection.give(command.args(&self.extra_args))
-    }
+fn unnamed(what: &str) -> Error {
+    Error::new(ErrorKind::Config, "PostgreSQL target", what)
+        .with_hint("name the database to create: postgresql://user@host/new_database")
 }
 
 #[async_trait]
@@ -117,21 +119,36 @@ impl Restorer for PostgresRestorer {
         if !self.accepts(&request.format) {
             return Err(unaccepted(&subject, &request.format));
         }
+        let target = self.target()?;
         let psql = self.maintenance(cx).await.map_err(|error| self.fail(error))?;
-        let looked = self.look(cx, &psql).await.map_err(|error| self.fail(error))?;
+        let looked = self.look(cx, &psql, &[target]).await.map_err(|error| self.fail(error))?;
         let client = self.client(cx, &looked, None).await.map_err(|error| self.fail(error))?;
-        if looked.exists && !request.into_existing {
+        let exists = looked.exists(target);
+        if exists && !request.into_existing {
             return Err(self.fail(PostgresError::Exists));
         }
-        if !looked.exists && !looked.may_create {
-            let grant = format!("run as an administrator: ALTER ROLE {} CREATEDB;", identifier(&looked.user));
-            let error = Error::new(ErrorKind::Denied, subject, "this user may not create databases");
-            return Err(error.with_hint(grant).at(Stage::Restore));
+        if exists && self.is_partial() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                subject,
+                "tables and schemas can be chosen for a new database only",
+            )
+            .with_hint(
+                "restore them into a new database and copy from there: pg_restore may end before the \
+                        verified end of the dump",
+            ));
         }
-        let target = &self.target;
-        let mut steps = if looked.exists {
+        if !exists && self.config.clean {
+            return Err(Error::new(ErrorKind::Config, subject, "clean is for a database that exists")
+                .with_hint("leave clean out, or allow restoring into what exists"));
+        }
+        if !exists {
+            self.refuse_without_createdb(&looked)?;
+        }
+        let mut steps = if exists {
+            let clean = if self.config.clean { "drop what the dump holds and " } else { "" };
             vec![format!(
-                "apply the dump to database {target:?} with pg_restore {} in one transaction",
+                "{clean}apply the dump to database {target:?} with pg_restore {} in one transaction",
                 client.version
             )]
         } else {
@@ -141,87 +158,48 @@ impl Restorer for PostgresRestorer {
                 format!("after the verified end of the dump rename it to {target:?}"),
             ]
         };
-        steps.push(match self.owners {
-            Owners::Keep => "keep owners and privileges; a role that is missing fails the restore".to_owned(),
-            Owners::Drop => {
-                format!("leave owners and privileges out: everything belongs to {:?}", looked.user)
-            }
-            Owners::Auto if looked.superuser => {
-                "keep owners and privileges if all roles in the dump exist here, else leave them out"
-                    .to_owned()
-            }
-            Owners::Auto => format!(
-                "leave owners and privileges out unless all of them are {:?}, who is no superuser",
-                looked.user
-            ),
-        });
-        steps.extend(
-            looked
-                .leftovers
-                .iter()
-                .map(|name| format!("note: database {name:?} may be left from an interrupted restore")),
-        );
-        let exists = if looked.exists { "yes" } else { "no" };
+        steps.extend(self.remarks(&looked));
+        let exists = if exists { "yes" } else { "no" };
         Ok(RestorePlan::looked_at(request, subject, steps).with_detail("exists", exists))
     }
 
     async fn restore(&self, cx: &Context, plan: RestorePlan, dump: Dump) -> Result<Restored> {
         cx.check(plan.target())?;
+        let target = self.target()?;
         let (head, bytes) = Head::read(cx, dump.bytes).await?;
         let psql = self.maintenance(cx).await.map_err(|error| self.fail(error))?;
-        let looked = self.look(cx, &psql).await.map_err(|error| self.fail(error))?;
-        let client = self.client(cx, &looked, Some(&head)).await.map_err(|error| self.fail(error))?;
+        let looked = self.look(cx, &psql, &[target]).await.map_err(|error| self.fail(error))?;
         let mut warnings = Vec::new();
-        let no_owner = self.leaves_owners_out(&looked, &head, &mut warnings);
-        let server = looked.server().map_err(|error| self.fail(error))?;
-        let forgiving = sets_unknown_timeout(&client.version, &server);
-        let bytes = parsed(cx, bytes, |error| not_whole(error).at(Stage::Restore), drop);
-
-        if looked.exists {
+        self.drop_leftovers(cx, &psql, &looked, &mut warnings).await;
+        if looked.exists(target) {
             if plan.detail("exists") != Some("yes") {
                 return Err(self.fail(PostgresError::Exists));
             }
-            if forgiving {
-                // One transaction ends with its first error.
-                let tool = client.version.clone();
-                return Err(self.fail(PostgresError::ToolTooNew { tool, server }));
-            }
-            let command = self.command(&client, &self.target, true, no_owner).arg("--exit-on-error");
-            let fed =
-                feed(cx, &command, self.waiting, bytes, |error| self.fail(PostgresError::of_tool(error)));
-            let fed = fed.await?;
-            warnings.extend(fed.stderr.lines().map(str::to_owned));
-            return Ok(Restored { target: plan.target().to_owned(), bytes: fed.bytes, warnings });
+            let bytes = self.apply_to_existing(cx, &looked, target, &head, bytes, &mut warnings).await?;
+            return Ok(Restored { target: plan.target().to_owned(), bytes, warnings });
         }
+        let (draft, bytes) = self.build(cx, &psql, &looked, target, &head, bytes, &mut warnings).await?;
+        let drafts = [draft];
+        let handed = match cx.check(plan.target()) {
+            Ok(()) => draft::hand_over(cx, &psql, &drafts).await.map_err(|error| self.fail(error)),
+            Err(error) => Err(error),
+        };
+        match handed {
+            Ok(()) => Ok(Restored { target: plan.target().to_owned(), bytes, warnings }),
+            Err(error) => Err(draft::discarded(&psql, &drafts, error).await),
+        }
+    }
+}
 
-        let random = format!("{:08x}", random_u32()?);
-        let draft = temporary(&self.target, &random);
-        self.create(cx, &psql, &draft, &head, &mut warnings).await.map_err(|error| self.fail(error))?;
-        let applied = async {
-            let command = self.command(&client, &draft, false, no_owner);
-            let convert = |error| self.fail(PostgresError::of_tool(error));
-            let fed = if forgiving {
-                feed_forgiving(cx, &command, self.waiting, bytes, convert, only_unknown_timeout).await?
-            } else {
-                feed(cx, &command.arg("--exit-on-error"), self.waiting, bytes, convert).await?
-            };
-            cx.check(plan.target())?;
-            self.hand_over(cx, &psql, &draft).await.map_err(|error| self.fail(error))?;
-            Ok(fed)
+impl PostgresRestorer {
+    fn refuse_without_createdb(&self, looked: &Looked) -> Result<()> {
+        if looked.may_create {
+            return Ok(());
         }
-        .await;
-        match applied {
-            Ok(fed) => {
-                warnings.extend(fed.stderr.lines().map(str::to_owned));
-                Ok(Restored { target: plan.target().to_owned(), bytes: fed.bytes, warnings })
-            }
-            Err(error) => {
-                // The run's own token may be what ended it; the cleaning has its own short limits.
-                match discard(&psql, &draft).await {
-                    Ok(()) => Err(error),
-                    Err(left) => Err(with_leftover(error, &draft, &left)),
-                }
-            }
-        }
+        let grant = format!("run as an administrator: ALTER ROLE {} CREATEDB;", identifier(&looked.user));
+        let what = "this user may not create databases";
+        Err(Error::new(ErrorKind::Denied, self.connection.describe(), what)
+            .with_hint(grant)
+            .at(Stage::Restore))
     }
 }

@@ -52,26 +52,59 @@ pub(crate) async fn feed_forgiving(
     cx: &Context,
     command: &ToolCommand,
     waiting: Waiting,
-    bytes: ByteStream<Plain>,
+    mut bytes: ByteStream<Plain>,
     convert: impl Fn(ToolError) -> Error,
     forgive: impl Fn(&ToolError) -> bool,
 ) -> Result<Fed, Error> {
     let mut feeder = Feeder::start(cx, command, waiting).map_err(&convert)?;
-    match feeder.pour(cx, bytes).await {
-        Ok(total) => match feeder.close(cx).await {
+    let mut total = 0;
+    match feeder.pour(cx, &mut bytes, &mut total).await {
+        Ok(()) => match feeder.close(cx).await {
             Ok(stderr) => Ok(Fed { bytes: total, stderr }),
             Err(error) if forgive(&error) => Ok(Fed { bytes: total, stderr: String::new() }),
             Err(error) => Err(convert(error)),
         },
-        Err(Stop::Stream(error)) => {
-            feeder.group.stop().await;
-            Err(error)
+        Err(Stop::Ended) => {
+            let tool = command.name().to_owned();
+            let stopped = |stderr| ToolError::StoppedReading { tool, stderr };
+            Err(convert(feeder.ended_early().await.map_or_else(|error| error, stopped)))
         }
-        Err(Stop::Tool(error)) => {
-            feeder.group.stop().await;
-            Err(convert(error))
+        Err(stop) => Err(feeder.stopped(stop, convert).await),
+    }
+}
+
+/// As [`feed_forgiving`], but the program may end with status 0 before it had everything, as one that
+/// wants only a part does. The stream is read to its clean end all the same.
+pub(crate) async fn feed_partly(
+    cx: &Context,
+    command: &ToolCommand,
+    waiting: Waiting,
+    mut bytes: ByteStream<Plain>,
+    convert: impl Fn(ToolError) -> Error,
+    forgive: impl Fn(&ToolError) -> bool,
+) -> Result<Fed, Error> {
+    let mut feeder = Feeder::start(cx, command, waiting).map_err(&convert)?;
+    let mut total = 0;
+    let ended = match feeder.pour(cx, &mut bytes, &mut total).await {
+        Ok(()) => feeder.close(cx).await,
+        Err(Stop::Ended) => feeder.ended_early().await,
+        Err(stop) => return Err(feeder.stopped(stop, convert).await),
+    };
+    let stderr = match ended {
+        Ok(stderr) => stderr,
+        Err(error) if forgive(&error) => String::new(),
+        Err(error) => return Err(convert(error)),
+    };
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = cx.cancel().cancelled() => return Err(Error::cancelled(command.name())),
+            next = bytes.next() => next,
+        };
+        match next.transpose()? {
+            Some(chunk) => total += chunk.len() as u64,
+            None => return Ok(Fed { bytes: total, stderr }),
         }
-        Err(Stop::Ended) => Err(convert(feeder.ended_early().await)),
     }
 }
 
@@ -110,10 +143,14 @@ impl Feeder {
         Ok(Self { name, waiting, group, stdin, stderr })
     }
 
-    /// Writes everything up to the clean end.
-    async fn pour(&mut self, cx: &Context, mut bytes: ByteStream<Plain>) -> Result<u64, Stop> {
+    /// Writes everything up to the clean end; `total` counts what came.
+    async fn pour(
+        &mut self,
+        cx: &Context,
+        bytes: &mut ByteStream<Plain>,
+        total: &mut u64,
+    ) -> Result<(), Stop> {
         let mut held = Bytes::new();
-        let mut total = 0;
         loop {
             let item = tokio::select! {
                 biased;
@@ -124,7 +161,7 @@ impl Feeder {
             match item {
                 Some(Ok(chunk)) if chunk.is_empty() => {}
                 Some(Ok(chunk)) => {
-                    total += chunk.len() as u64;
+                    *total += chunk.len() as u64;
                     let previous = std::mem::replace(&mut held, chunk);
                     self.write(cx, previous).await?;
                 }
@@ -132,8 +169,7 @@ impl Feeder {
                 None => break,
             }
         }
-        self.write(cx, held).await?;
-        Ok(total)
+        self.write(cx, held).await
     }
 
     async fn write(&mut self, cx: &Context, mut chunk: Bytes) -> Result<(), Stop> {
@@ -181,17 +217,24 @@ impl Feeder {
         if clean { Ok(stderr) } else { Err(ToolError::Outlived { tool: self.name }) }
     }
 
-    /// The program closed its input or ended before it had everything.
-    async fn ended_early(mut self) -> ToolError {
+    /// The program closed its input or ended before it had everything: what it said, if its status is 0.
+    async fn ended_early(mut self) -> Result<String, ToolError> {
         let grace = self.waiting.grace;
         if timeout(grace, self.group.exited()).await.is_err() {
             self.group.stop().await;
-            return ToolError::StoppedReading { tool: self.name, stderr: self.stderr.text() };
+            return Err(ToolError::StoppedReading { tool: self.name, stderr: self.stderr.text() });
         }
         let _ = timeout(grace.min(Duration::from_secs(1)), self.stderr.closed()).await;
-        match judge(self.group.finish().await, &self.name, self.stderr.text()) {
-            Ok(stderr) => ToolError::StoppedReading { tool: self.name, stderr },
-            Err(error) => error,
+        judge(self.group.finish().await, &self.name, self.stderr.text())
+    }
+
+    /// Stops the program for a reason that is not its own end.
+    async fn stopped(self, stop: Stop, convert: impl Fn(ToolError) -> Error) -> Error {
+        self.group.stop().await;
+        match stop {
+            Stop::Stream(error) => error,
+            Stop::Tool(error) => convert(error),
+            Stop::Ended => convert(ToolError::StoppedReading { tool: self.name, stderr: self.stderr.text() }),
         }
     }
 

@@ -17,7 +17,7 @@ mod version;
 
 pub(crate) use command::{ToolCommand, Waiting};
 pub use error::ToolError;
-pub(crate) use feed::{feed, feed_forgiving};
+pub(crate) use feed::{feed, feed_forgiving, feed_partly};
 pub use group::programs_ended;
 pub(crate) use locate::Places;
 pub(crate) use output::{capture, stream};

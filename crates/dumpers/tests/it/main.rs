@@ -6,6 +6,7 @@ mod command;
 mod inspectors;
 mod postgres;
 mod postgres_faults;
+mod postgres_restore;
 mod postgres_versions;
 mod processes;
 mod server;

@@ -9,6 +9,7 @@ pub(super) struct Entry<'a> {
     pub(super) description: Option<&'a [u8]>,
     pub(super) definition: Option<&'a [u8]>,
     pub(super) namespace: Option<&'a [u8]>,
+    pub(super) tablespace: Option<&'a [u8]>,
     pub(super) owner: Option<&'a [u8]>,
     pub(super) has_data: bool,
 }
@@ -38,7 +39,7 @@ impl<'a> Entry<'a> {
         let _drop_statement = some!(reader.text()?);
         let _copy_statement = some!(reader.text()?);
         let namespace = some!(reader.text()?);
-        let _tablespace = some!(reader.text()?);
+        let tablespace = some!(reader.text()?);
         if minor >= 14 {
             let _access_method = some!(reader.text()?);
         }
@@ -56,7 +57,7 @@ impl<'a> Entry<'a> {
             _ => return Err(ArchiveError::Field("data state")),
         };
         some!(reader.take(usize::from(reader.off_size)));
-        Ok(Some(Self { id, tag, description, definition, namespace, owner, has_data }))
+        Ok(Some(Self { id, tag, description, definition, namespace, tablespace, owner, has_data }))
     }
 }
 

@@ -2,32 +2,51 @@
 
 use std::time::Duration;
 
-use backup_core::{Context, Error, Result, Stage};
+use backup_core::{Context, Error, Stage};
 
+use super::super::archive::ArchiveContents;
 use super::super::error::PostgresError;
 use super::super::names::{identifier, literal, text_options};
-use super::super::query::Psql;
+use super::super::query::{Psql, verbatim};
+use super::super::statements::{Statement, statements};
+use super::NAME_MAX;
+use super::build::Fit;
 use super::head::Head;
-use super::{NAME_MAX, PostgresRestorer};
+use super::look::Looked;
 
-impl PostgresRestorer {
-    /// Creates the temporary database with the encoding and the locale of the dumped one.
+/// How the comment of an unfinished database begins; the second of its beginning follows.
+pub(super) const MARK: &str = "strongroom: unfinished restore begun at ";
+
+/// A database that is being restored.
+#[derive(Debug)]
+pub(super) struct Draft {
+    /// Its temporary name.
+    pub(super) name: String,
+    /// The name it gets.
+    pub(super) target: String,
+    /// The statement that gives it its comment, where it has one.
+    comment: Option<String>,
+}
+
+impl Draft {
+    /// Creates it with the encoding and the locale of the dumped database, marked as unfinished.
     pub(super) async fn create(
-        &self,
         cx: &Context,
         psql: &Psql,
-        draft: &str,
+        target: &str,
         head: &Head,
         warnings: &mut Vec<String>,
-    ) -> Result<(), PostgresError> {
+    ) -> Result<Self, PostgresError> {
+        let random = format!("{:08x}", random_u32()?);
+        let name = temporary(target, &random);
+        let mark = format!("{MARK}{}", cx.now().as_second());
         let statement = |options: &[(String, String)]| {
-            let mut sql = format!("CREATE DATABASE {} TEMPLATE template0", identifier(draft));
+            let mut sql = format!("CREATE DATABASE {} TEMPLATE template0", identifier(&name));
             for (key, value) in options {
                 let value = if key == "LOCALE_PROVIDER" { value.clone() } else { literal(value) };
                 sql.push_str(&format!(" {key} = {value}"));
             }
-            sql.push(';');
-            sql
+            format!("{sql};\nCOMMENT ON DATABASE {} IS {};", identifier(&name), literal(&mark))
         };
         let wanted = head
             .contents
@@ -35,94 +54,174 @@ impl PostgresRestorer {
             .and_then(|contents| contents.create_database.as_deref())
             .map(text_options)
             .unwrap_or_default();
+        let draft = Self { name: name.clone(), target: target.to_owned(), comment: None };
         let error = match psql.run(cx, &statement(&wanted)).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(draft),
             Err(error @ PostgresError::Tool(_)) if !wanted.is_empty() => error,
-            Err(error) => return Err(error),
+            Err(error) => {
+                // It may exist although its answer was lost.
+                let _ = draft.discard(psql).await;
+                return Err(error);
+            }
         };
         // A locale of another system: keep the encoding, compare by bytes.
         let mut plain: Vec<_> = wanted.into_iter().filter(|(key, _)| key == "ENCODING").collect();
         plain.extend(["LC_COLLATE", "LC_CTYPE"].map(|key| (key.to_owned(), "C".to_owned())));
-        psql.run(cx, &statement(&plain)).await.map_err(|_| error)?;
+        if psql.run(cx, &statement(&plain)).await.is_err() {
+            let _ = draft.discard(psql).await;
+            return Err(error);
+        }
         warnings
             .push("the dump's locale does not exist here: the database was made with locale C".to_owned());
-        Ok(())
+        Ok(draft)
     }
 
-    /// Gives the finished database the target's name, which must still be free.
-    pub(super) async fn hand_over(
-        &self,
+    /// Gives it what the dump says of the database as a whole: settings, privileges, owner. What the
+    /// server refuses becomes a warning. Its comment comes with its name.
+    pub(super) async fn take_settings(
+        &mut self,
         cx: &Context,
         psql: &Psql,
-        draft: &str,
-    ) -> Result<(), PostgresError> {
-        let rename = format!("ALTER DATABASE {} RENAME TO {};", identifier(draft), identifier(&self.target));
-        // The server may need a moment to end the session of the program that has just ended.
+        looked: &Looked,
+        contents: &ArchiveContents,
+        fit: Fit,
+        warnings: &mut Vec<String>,
+    ) {
+        let Some(from) = &contents.database else { return };
+        let mut wanted: Vec<(String, String)> = Vec::new();
+        for script in &contents.database_level {
+            let Ok(found) = statements(script) else {
+                warnings.push("a setting of the database could not be understood".to_owned());
+                continue;
+            };
+            for statement in found {
+                if statement.begins(&["COMMENT", "ON", "DATABASE"]) {
+                    self.comment = statement.about_database(from, &self.target);
+                    continue;
+                }
+                let role =
+                    statement.begins(&["ALTER", "ROLE"]).then(|| statement.name_after("ROLE")).flatten();
+                if let Some(role) = role.filter(|role| !looked.roles.contains(*role)) {
+                    warnings.push(format!("role {role:?} does not exist here: its settings were left out"));
+                    continue;
+                }
+                let privileges = statement.begins(&["GRANT"]) || statement.begins(&["REVOKE"]);
+                if privileges && fit.no_privileges {
+                    continue;
+                }
+                if let Some(renamed) = statement.about_database(from, &self.name) {
+                    wanted.push((shown(&statement), renamed));
+                }
+            }
+        }
+        if let Some(owner) = contents.database_owner.as_ref().filter(|_| !fit.no_owner) {
+            let own = format!("ALTER DATABASE {} OWNER TO {}", identifier(&self.name), identifier(owner));
+            wanted.push((format!("owner {owner:?}"), own));
+        }
+        for (what, statement) in wanted {
+            if let Err(error) = psql.run(cx, &verbatim(&statement)).await {
+                warnings.push(format!("the database did not get its {what}: {error}"));
+            }
+        }
+    }
+
+    /// Drops it, whoever is still in it.
+    pub(super) async fn discard(&self, psql: &Psql) -> Result<(), PostgresError> {
+        let cx = Context::new();
+        let sql = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = {};\n\
+             ALTER DATABASE {name} IS_TEMPLATE false;\nDROP DATABASE {name};",
+            literal(&self.name),
+            name = identifier(&self.name)
+        );
         let mut tries = 20;
-        let outcome = loop {
-            match psql.run(cx, &rename).await {
+        loop {
+            match psql.run(&cx, &sql).await {
                 Err(PostgresError::Tool(error))
                     if error.stderr().contains("is being accessed") && tries > 0 =>
                 {
                     tries -= 1;
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
-                outcome => break outcome.map(drop),
+                Err(PostgresError::Tool(error)) if error.stderr().contains("does not exist") => return Ok(()),
+                other => return other.map(drop),
             }
-        };
-        match outcome {
-            Err(PostgresError::Tool(error)) if error.stderr().contains("already exists") => {
-                Err(PostgresError::Exists)
-            }
-            // The answer may be lost while the rename happened: look.
-            Err(error @ (PostgresError::Unreachable(_) | PostgresError::Tool(_))) => {
-                match handed_over(psql, draft, &self.target).await {
-                    Ok(true) => Ok(()),
-                    Ok(false) => Err(error),
-                    Err(_) => Err(PostgresError::Unsettled(error.to_string())),
-                }
-            }
-            outcome => outcome,
         }
     }
 }
 
-/// Whether the temporary database has become the target.
-async fn handed_over(psql: &Psql, draft: &str, target: &str) -> Result<bool, PostgresError> {
-    let sql = format!(
-        "SELECT to_json(EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = {}) AND NOT EXISTS \
-         (SELECT FROM pg_catalog.pg_database WHERE datname = {}));",
-        literal(target),
-        literal(draft)
-    );
-    psql.ask(&Context::new(), &sql).await
+/// What a message calls a statement: not its value, which may be a secret.
+fn shown(statement: &Statement) -> String {
+    match statement.name_after("SET") {
+        Some(setting) => format!("setting {setting}"),
+        None => statement.bare_from(0).take(2).collect::<Vec<_>>().join(" "),
+    }
 }
 
-/// Drops the temporary database, whoever is still in it.
-pub(super) async fn discard(psql: &Psql, draft: &str) -> Result<(), PostgresError> {
-    let cx = Context::new();
-    let sql = format!(
-        "SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = {};\n\
-         DROP DATABASE IF EXISTS {};",
-        literal(draft),
-        identifier(draft)
-    );
-    for _ in 0..20 {
-        match psql.run(&cx, &sql).await {
-            Err(PostgresError::Tool(error)) if error.stderr().contains("is being accessed") => {
+/// Gives the finished databases their names, which must still be free, in one transaction.
+pub(super) async fn hand_over(cx: &Context, psql: &Psql, drafts: &[Draft]) -> Result<(), PostgresError> {
+    let mut script = "BEGIN;\n".to_owned();
+    for draft in drafts {
+        let target = identifier(&draft.target);
+        script.push_str(&format!("ALTER DATABASE {} RENAME TO {target};\n", identifier(&draft.name)));
+        match &draft.comment {
+            Some(comment) => script.push_str(&verbatim(comment)),
+            None => script.push_str(&format!("COMMENT ON DATABASE {target} IS NULL;\n")),
+        }
+    }
+    script.push_str("COMMIT;");
+    // The server may need a moment to end the session of the program that has just ended.
+    let mut tries = 20;
+    let outcome = loop {
+        match psql.run(cx, &script).await {
+            Err(PostgresError::Tool(error)) if error.stderr().contains("is being accessed") && tries > 0 => {
+                tries -= 1;
                 tokio::time::sleep(Duration::from_millis(250)).await;
             }
-            other => return other.map(drop),
+            outcome => break outcome.map(drop),
         }
+    };
+    match outcome {
+        Err(PostgresError::Tool(error)) if error.stderr().contains("already exists") => {
+            Err(PostgresError::Exists)
+        }
+        // The answer may be lost while the names were given: look.
+        Err(error @ (PostgresError::Unreachable(_) | PostgresError::Tool(_))) => {
+            match handed_over(psql, drafts).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(error),
+                Err(_) => Err(PostgresError::Unsettled(error.to_string())),
+            }
+        }
+        outcome => outcome,
     }
-    psql.run(&cx, &sql).await.map(drop)
 }
 
-pub(super) fn with_leftover(error: Error, draft: &str, left: &PostgresError) -> Error {
-    let hint = format!("the temporary database {draft:?} could not be dropped ({left}): drop it by hand");
-    let kind = error.kind();
-    Error::new(kind, error.subject().to_owned(), error.what().to_owned())
-        .with_hint(hint)
+/// Whether the temporary databases have become the targets.
+async fn handed_over(psql: &Psql, drafts: &[Draft]) -> Result<bool, PostgresError> {
+    let there =
+        |name: &str| format!("EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = {})", literal(name));
+    let all: Vec<String> = drafts
+        .iter()
+        .map(|draft| format!("{} AND NOT {}", there(&draft.target), there(&draft.name)))
+        .collect();
+    psql.ask(&Context::new(), &format!("SELECT to_json({});", all.join(" AND "))).await
+}
+
+/// Drops the temporary databases after an error and gives the error, which names those that are left.
+pub(super) async fn discarded(psql: &Psql, drafts: &[Draft], error: Error) -> Error {
+    // The run's own token may be what ended it; the cleaning has its own short limits.
+    let mut left = Vec::new();
+    for draft in drafts {
+        if let Err(reason) = draft.discard(psql).await {
+            left.push(format!("the temporary database {:?} could not be dropped ({reason})", draft.name));
+        }
+    }
+    if left.is_empty() {
+        return error;
+    }
+    Error::new(error.kind(), error.subject().to_owned(), error.what().to_owned())
+        .with_hint(format!("{}: drop it by hand, it holds restored data", left.join(", ")))
         .at(error.stage().unwrap_or(Stage::Restore))
         .with_source(error)
 }
@@ -137,10 +236,11 @@ pub(super) fn temporary(target: &str, random: &str) -> String {
     format!("{}{suffix}", &target[..end])
 }
 
-pub(super) fn random_u32() -> Result<u32> {
+/// Four random bytes as a number.
+pub(crate) fn random_u32() -> Result<u32, PostgresError> {
     let mut bytes = [0; 4];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
-        .map_err(|error| Error::bug(format!("no random numbers: {error}")))?;
+        .map_err(|error| PostgresError::Answer(format!("no random numbers: {error}")))?;
     Ok(u32::from_ne_bytes(bytes))
 }

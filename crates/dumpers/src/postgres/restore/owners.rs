@@ -8,7 +8,7 @@ use super::look::Looked;
 impl PostgresRestorer {
     /// Whether owners and privileges are left out, and what there is to say about it.
     pub(super) fn leaves_owners_out(&self, looked: &Looked, head: &Head, warnings: &mut Vec<String>) -> bool {
-        match self.owners {
+        match self.config.owners {
             Owners::Keep => false,
             Owners::Drop => true,
             Owners::Auto => {

@@ -11,11 +11,16 @@ fn temporary_names_fit() {
     assert!(long.len() <= NAME_MAX && long.ends_with("ü_strongroom_1a2b3c4d"), "{long}");
 }
 
-#[test]
-fn a_target_needs_a_usable_name() {
-    for bad in ["postgres://h/", "postgres://h", &format!("postgres://h/{}", "x".repeat(64))] {
-        let config = PostgresConfig::from_url(bad).unwrap();
-        assert_eq!(PostgresRestorer::new(&config).unwrap_err().kind(), ErrorKind::Config, "{bad}");
+#[tokio::test]
+async fn a_target_needs_a_usable_name() {
+    let long = PostgresConfig::from_url(&format!("postgres://h/{}", "x".repeat(64))).unwrap();
+    assert_eq!(PostgresRestorer::new(&long).unwrap_err().kind(), ErrorKind::Config);
+    for bad in ["postgres://h/", "postgres://h"] {
+        let restorer = PostgresRestorer::new(&PostgresConfig::from_url(bad).unwrap()).unwrap();
+        let request =
+            RestoreRequest { format: DumpFormat::new(PG_CUSTOM), source_len: None, into_existing: false };
+        let error = restorer.plan(&Context::new(), request).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{bad}");
     }
 }
 
