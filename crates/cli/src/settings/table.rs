@@ -278,6 +278,79 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
         Kind::List,
         "PostgreSQL: folders to look for the client programs in, before all others.",
     ),
+    field(
+        "owners",
+        Kind::Text,
+        "PostgreSQL, restore: `auto` (default: keep owners and privileges if all their roles exist), `keep` or `drop`.",
+    ),
+    field(
+        "databases",
+        Kind::List,
+        "PostgreSQL: databases by name or pattern (`*`, `?`), as one backup of the server; of such a backup, which to \
+         restore.",
+    ),
+    field("exclude_databases", Kind::List, "PostgreSQL: not the databases with these names or patterns."),
+    field(
+        "globals",
+        Kind::Switch,
+        "PostgreSQL: dump roles, tablespaces and memberships too (default: no); apply them when restoring (default: yes).",
+    ),
+    field(
+        "role_passwords",
+        Kind::Switch,
+        "PostgreSQL, dump: the hashes of roles' passwords too. Default yes; they can only be read by few.",
+    ),
+    field(
+        "schemas",
+        Kind::List,
+        "PostgreSQL: only these schemas; patterns when dumping, names when restoring.",
+    ),
+    field("exclude_schemas", Kind::List, "PostgreSQL, dump: no schemas with these names or patterns."),
+    field(
+        "lock_timeout_seconds",
+        Kind::Number,
+        "PostgreSQL, dump: seconds to wait for a lock on a table; 0 for no limit. Default 300.",
+    ),
+    field(
+        "lock_wait_limit_seconds",
+        Kind::Number,
+        "PostgreSQL, dump: seconds that another session may wait for the dump's locks; 0 to look after nobody. \
+         Default 60.",
+    ),
+    field(
+        "on_blocked",
+        Kind::Text,
+        "PostgreSQL, dump: when a session waited longer, `warn` (default) or `give-way` (stop, to be tried again).",
+    ),
+    field("tables", Kind::List, "PostgreSQL, restore: only these tables, without indexes and constraints."),
+    field(
+        "clean",
+        Kind::Switch,
+        "PostgreSQL, restore into an existing database: drop there first what the dump holds.",
+    ),
+    field(
+        "single_transaction",
+        Kind::Switch,
+        "PostgreSQL, restore: one transaction within the new database too.",
+    ),
+    field("no_privileges", Kind::Switch, "PostgreSQL, restore: no grants."),
+    field("role", Kind::Text, "PostgreSQL, restore: become this role first."),
+    field("jobs", Kind::Number, "PostgreSQL, restore: sessions at a time; only 1 for a dump of `pg_dump`."),
+    field(
+        "rename_databases",
+        Kind::List,
+        "PostgreSQL, restore of a server: other names for databases, each as `old=new`.",
+    ),
+    field(
+        "database_prefix",
+        Kind::Text,
+        "PostgreSQL, restore of a server: what every name of a database shall begin with.",
+    ),
+    field(
+        "drop_leftovers",
+        Kind::Switch,
+        "PostgreSQL, restore: first drop databases that restores left unfinished a day ago or more.",
+    ),
     field("path", Kind::Path, "SQLite: the database file."),
     field(
         "memory_limit",
