@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::command::{CommandConfig, CommandDumper, CommandRestorer};
 use crate::files::FileRestorer;
 use crate::postgres::{PostgresConfig, PostgresDumper, PostgresInspector, PostgresRestorer};
+use crate::redis::{RdbInspector, RedisConfig, RedisDumper, RedisRestorer};
 use crate::sqlite::{SqliteConfig, SqliteDumper, SqliteInspector, SqliteRestorer};
 use crate::stdin::{StdinConfig, StdinDumper};
 
@@ -22,6 +23,9 @@ pub enum SourceConfig {
     Postgresql(PostgresConfig),
     /// A SQLite database.
     Sqlite(SqliteConfig),
+    /// A Redis or Valkey server, all of its databases.
+    #[serde(alias = "valkey")]
+    Redis(RedisConfig),
     /// Any program's output.
     Command(CommandConfig),
     /// Our own standard input.
@@ -38,6 +42,9 @@ pub enum TargetConfig {
     Postgresql(PostgresConfig),
     /// A SQLite database file, created by the restore.
     Sqlite(SqliteConfig),
+    /// A Redis or Valkey server, empty before the restore.
+    #[serde(alias = "valkey")]
+    Redis(RedisConfig),
     /// Any program's input.
     Command(CommandConfig),
     /// A file that gets the dump as it is.
@@ -61,11 +68,12 @@ impl SourceConfig {
         match Scheme::of(url) {
             Scheme::Postgres => PostgresConfig::from_url(url).map(Self::Postgresql),
             Scheme::Sqlite => path_of(url, "sqlite:").map(|path| Self::Sqlite(SqliteConfig::new(path))),
+            Scheme::Redis => RedisConfig::from_url(url).map(Self::Redis),
             Scheme::Stdin => Ok(Self::Stdin(StdinConfig::default())),
             Scheme::File | Scheme::Other => Err(unknown(
                 "source",
                 url,
-                "postgresql://user@host/database, sqlite:path or - for standard input",
+                "postgresql://user@host/database, sqlite:path, redis://user@host or - for standard input",
             )),
         }
     }
@@ -77,6 +85,7 @@ impl SourceConfig {
         let name = match self {
             Self::Postgresql(config) => config.default_name()?,
             Self::Sqlite(config) => config.path.file_stem()?.to_string_lossy().into_owned(),
+            Self::Redis(config) => config.default_name()?,
             Self::Command(config) => {
                 let program = PathBuf::from(config.argv.first()?);
                 program.file_stem()?.to_string_lossy().into_owned()
@@ -99,9 +108,12 @@ impl TargetConfig {
         match Scheme::of(url) {
             Scheme::Postgres => PostgresConfig::from_url(url).map(Self::Postgresql),
             Scheme::Sqlite => path_of(url, "sqlite:").map(|path| Self::Sqlite(SqliteConfig::new(path))),
+            Scheme::Redis => RedisConfig::from_url(url).map(Self::Redis),
             Scheme::File => path_of(url, "file:").map(|path| Self::File(FileConfig { path })),
             Scheme::Stdin | Scheme::Other => {
-                Err(unknown("target", url, "postgresql://user@host/new_database, sqlite:path or file:path"))
+                let usable =
+                    "postgresql://user@host/new_database, sqlite:path, redis://user@host or file:path";
+                Err(unknown("target", url, usable))
             }
         }
     }
@@ -116,6 +128,7 @@ pub fn keys_of_url(url: &str) -> Result<Vec<(&'static str, String)>> {
     Ok(match Scheme::of(url) {
         Scheme::Postgres => vec![("type", "postgresql".to_owned()), ("url", url.to_owned())],
         Scheme::Sqlite => vec![("type", "sqlite".to_owned()), ("path", path("sqlite:")?)],
+        Scheme::Redis => vec![("type", "redis".to_owned()), ("url", url.to_owned())],
         Scheme::File => vec![("type", "file".to_owned()), ("path", path("file:")?)],
         Scheme::Stdin => vec![("type", "stdin".to_owned())],
         Scheme::Other => return Err(unknown("url", url, "that of a database")),
@@ -130,6 +143,7 @@ pub fn open_source(config: &SourceConfig) -> Result<Arc<dyn Dumper>> {
     Ok(match config {
         SourceConfig::Postgresql(config) => Arc::new(PostgresDumper::new(config)?),
         SourceConfig::Sqlite(config) => Arc::new(SqliteDumper::new(config)),
+        SourceConfig::Redis(config) => Arc::new(RedisDumper::new(config)?),
         SourceConfig::Command(config) => Arc::new(CommandDumper::new(config.clone())),
         SourceConfig::Stdin(config) => Arc::new(StdinDumper::new(config.clone())),
     })
@@ -143,6 +157,7 @@ pub fn open_target(config: &TargetConfig) -> Result<Arc<dyn Restorer>> {
     Ok(match config {
         TargetConfig::Postgresql(config) => Arc::new(PostgresRestorer::new(config)?),
         TargetConfig::Sqlite(config) => Arc::new(SqliteRestorer::new(config)),
+        TargetConfig::Redis(config) => Arc::new(RedisRestorer::new(config)?),
         TargetConfig::Command(config) => Arc::new(CommandRestorer::new(config.clone())),
         TargetConfig::File(config) => Arc::new(FileRestorer::new(&config.path)),
     })
@@ -151,12 +166,13 @@ pub fn open_target(config: &TargetConfig) -> Result<Arc<dyn Restorer>> {
 /// The readers of every format that is understood here.
 #[must_use]
 pub fn inspectors() -> Vec<Arc<dyn Inspector>> {
-    vec![Arc::new(PostgresInspector), Arc::new(SqliteInspector)]
+    vec![Arc::new(PostgresInspector), Arc::new(SqliteInspector), Arc::new(RdbInspector)]
 }
 
 enum Scheme {
     Postgres,
     Sqlite,
+    Redis,
     File,
     Stdin,
     Other,
@@ -168,6 +184,7 @@ impl Scheme {
             Some("postgres" | "postgresql") => Self::Postgres,
             Some("sqlite") => Self::Sqlite,
             Some("file") => Self::File,
+            Some(_) if RedisConfig::is_url(url) => Self::Redis,
             None if url == "-" => Self::Stdin,
             _ => Self::Other,
         }
@@ -227,6 +244,10 @@ mod tests {
         }
         assert!(matches!(SourceConfig::from_url("-"), Ok(SourceConfig::Stdin(_))));
         assert!(matches!(SourceConfig::from_url("postgres://h/d"), Ok(SourceConfig::Postgresql(_))));
+        for url in ["redis://u@h:1", "rediss://h", "valkey://h/", "redis+unix:///s"] {
+            assert!(matches!(SourceConfig::from_url(url), Ok(SourceConfig::Redis(_))), "{url}");
+            assert!(matches!(TargetConfig::from_url(url), Ok(TargetConfig::Redis(_))), "{url}");
+        }
         assert!(matches!(TargetConfig::from_url("file:/x"), Ok(TargetConfig::File(_))));
         for bad in ["", "x", "mysql://u:hunter2@h/d", "sqlite:", "sqlite://host/x", "hunter2:y@h"] {
             let error = SourceConfig::from_url(bad).unwrap_err();
@@ -271,6 +292,7 @@ mod tests {
             read(r#"{"type":"postgresql","url":"postgres://h/d","extra_args":["--no-comments"]}"#).is_ok()
         );
         assert!(read(r#"{"type":"sqlite","path":"a.db"}"#).is_ok());
+        assert!(read(r#"{"type":"valkey","host":"h","replace":true}"#).is_ok());
         assert!(read(r#"{"type":"command","argv":["true"],"env":{"A":"b"}}"#).is_ok());
         assert!(read(r#"{"type":"stdin","allow_empty":true}"#).is_ok());
         for bad in [

@@ -13,6 +13,7 @@ pub mod files;
 pub mod postgres;
 mod produce;
 mod publish;
+pub mod redis;
 mod secret;
 pub mod sqlite;
 pub mod stdin;

@@ -247,22 +247,30 @@ pub(crate) const TARGET_FIELDS: &[Field] =
 
 /// The keys of a database, a program or files, be it a source or a target.
 pub(crate) const DATABASE_FIELDS: &[Field] = &[
-    field("url", Kind::Text, "The database: `postgres://user@host/db` or `sqlite:FILE`."),
+    field(
+        "url",
+        Kind::Text,
+        "The database: `postgres://user@host/db`, `sqlite:FILE` or `redis://user@host`.",
+    ),
     field(
         "type",
         Kind::Text,
-        "Instead of a URL: `postgresql`, `sqlite`, `command` or `stdin`, and the keys of that kind.",
+        "Instead of a URL: `postgresql`, `sqlite`, `redis`, `command` or `stdin`, and the keys of that kind.",
     ),
     field(
         "stall_seconds",
         Kind::Number,
         "Seconds without a byte after which the program is stopped; 0 for no limit. Default 900.",
     ),
-    field("host", Kind::Text, "PostgreSQL: the server, or the folder of its socket."),
-    field("port", Kind::Text, "PostgreSQL: the port."),
-    field("user", Kind::Text, "PostgreSQL: the user."),
+    field(
+        "host",
+        Kind::Text,
+        "PostgreSQL: the server, or the folder of its socket. Redis: the server, or its socket.",
+    ),
+    field("port", Kind::Text, "PostgreSQL, Redis: the port."),
+    field("user", Kind::Text, "PostgreSQL, Redis: the user."),
     field("dbname", Kind::Text, "PostgreSQL: the database."),
-    field("password_file", Kind::Path, "PostgreSQL: the file whose first line is the password."),
+    field("password_file", Kind::Path, "PostgreSQL, Redis: the file whose first line is the password."),
     field("passfile", Kind::Path, "PostgreSQL: a password file in libpq's form."),
     field("service", Kind::Text, "PostgreSQL: a name in libpq's service file."),
     field(
@@ -270,9 +278,13 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
         Kind::Text,
         "PostgreSQL: `disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`.",
     ),
-    field("sslrootcert", Kind::Path, "PostgreSQL: certificates to trust, PEM."),
-    field("sslcert", Kind::Path, "PostgreSQL: the client's certificate, PEM."),
-    field("sslkey", Kind::Path, "PostgreSQL: the client's private key."),
+    field(
+        "sslrootcert",
+        Kind::Path,
+        "PostgreSQL, Redis: certificates to trust, PEM. For Redis it turns TLS on.",
+    ),
+    field("sslcert", Kind::Path, "PostgreSQL, Redis: the client's certificate, PEM."),
+    field("sslkey", Kind::Path, "PostgreSQL, Redis: the client's private key."),
     field(
         "tool_dirs",
         Kind::List,
@@ -350,6 +362,11 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
         "drop_leftovers",
         Kind::Switch,
         "PostgreSQL, restore: first drop databases that restores left unfinished a day ago or more.",
+    ),
+    field(
+        "replace",
+        Kind::Switch,
+        "Redis as a target that holds keys: replace those of the same name. Default: stop at the first.",
     ),
     field("path", Kind::Path, "SQLite: the database file."),
     field(

@@ -9,5 +9,7 @@ mod postgres_faults;
 mod postgres_restore;
 mod postgres_versions;
 mod processes;
+mod redis;
+mod redis_server;
 mod server;
 mod sqlite;

@@ -1,0 +1,213 @@
+//! Keys on their way into a server: `RESTORE` commands in batches.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use crc_fast::{CrcAlgorithm, Digest};
+
+use super::client::{Client, Reply, encode};
+use super::error::RedisError;
+use super::probe::Info;
+use super::rdb::{Entry, Item};
+
+/// Bytes and commands of a batch; the answers of one fit into any socket's buffer.
+const BATCH_BYTES: usize = 1024 * 1024;
+const BATCH_COMMANDS: usize = 512;
+
+/// Writes keys through one connection.
+#[derive(Debug)]
+pub(super) struct Writer {
+    client: Client,
+    stall: Option<Duration>,
+    replace: bool,
+    batch: BytesMut,
+    /// What the commands of the batch and the ones sent before are about.
+    unanswered: Vec<Sent>,
+    written: u64,
+    /// A long string whose parts are on their way.
+    long: Option<Entry>,
+}
+
+/// A command that was sent.
+#[derive(Debug)]
+enum Sent {
+    Select(u64),
+    Function,
+    Key { command: &'static str, name: String },
+}
+
+impl Writer {
+    pub(super) fn new(client: Client, stall: Option<Duration>, replace: bool) -> Self {
+        let (batch, unanswered) = (BytesMut::new(), Vec::new());
+        Self { client, stall, replace, batch, unanswered, written: 0, long: None }
+    }
+
+    /// How many keys and libraries may have been written.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Writes something of a dump of this RDB version.
+    pub(super) async fn item(&mut self, item: Item, version: u32) -> Result<(), RedisError> {
+        match item {
+            Item::Database(number) => {
+                encode(&mut self.batch, &[b"SELECT", number.to_string().as_bytes()]);
+                self.unanswered.push(Sent::Select(number));
+            }
+            Item::Function(library) => {
+                let payload = payload(library, version);
+                let policy: &[u8] = if self.replace { b"REPLACE" } else { b"APPEND" };
+                encode(&mut self.batch, &[b"FUNCTION", b"RESTORE", &payload, policy]);
+                self.unanswered.push(Sent::Function);
+                self.written += 1;
+            }
+            Item::Entry(entry) => self.entry(entry, version),
+            Item::Long(entry, len) => self.long(entry, len),
+            Item::Part(part, last) => {
+                self.batch.extend_from_slice(&part);
+                if last {
+                    self.long_end();
+                } else if self.batch.len() >= BATCH_BYTES {
+                    return self.send().await;
+                }
+            }
+        }
+        if self.long.is_none() && (self.batch.len() >= BATCH_BYTES || self.unanswered.len() >= BATCH_COMMANDS)
+        {
+            self.settle().await?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: Entry, version: u32) {
+        let name = shown(&entry.key);
+        let payload = payload(entry.body, version);
+        let expires = entry.expires.unwrap_or(0).to_string();
+        let mut command: Vec<&[u8]> = vec![b"RESTORE", &entry.key, expires.as_bytes(), &payload];
+        if entry.expires.is_some() {
+            command.push(b"ABSTTL");
+        }
+        if self.replace {
+            command.push(b"REPLACE");
+        }
+        let idle = entry.idle.map(|idle| idle.to_string());
+        let frequency = entry.frequency.map(|frequency| frequency.to_string());
+        if let Some(idle) = &idle {
+            command.extend([b"IDLETIME", idle.as_bytes()]);
+        } else if let Some(frequency) = &frequency {
+            command.extend([b"FREQ".as_slice(), frequency.as_bytes()]);
+        }
+        encode(&mut self.batch, &command);
+        self.unanswered.push(Sent::Key { command: "RESTORE", name });
+        self.written += 1;
+    }
+
+    /// A plain `SET`, whose value is written as it comes. How often the key was used is lost.
+    fn long(&mut self, entry: Entry, len: u64) {
+        let words = if self.replace { 3 } else { 4 };
+        self.batch.extend_from_slice(format!("*{words}\r\n$3\r\nSET\r\n${}\r\n", entry.key.len()).as_bytes());
+        self.batch.extend_from_slice(&entry.key);
+        self.batch.extend_from_slice(format!("\r\n${len}\r\n").as_bytes());
+        self.unanswered.push(Sent::Key { command: "SET", name: shown(&entry.key) });
+        self.written += 1;
+        self.long = Some(entry);
+    }
+
+    fn long_end(&mut self) {
+        self.batch.extend_from_slice(b"\r\n");
+        if !self.replace {
+            self.batch.extend_from_slice(b"$2\r\nNX\r\n");
+        }
+        let Some(entry) = self.long.take() else { return };
+        if let Some(expires) = entry.expires {
+            encode(&mut self.batch, &[b"PEXPIREAT", &entry.key, expires.to_string().as_bytes()]);
+            self.unanswered.push(Sent::Key { command: "PEXPIREAT", name: shown(&entry.key) });
+        }
+    }
+
+    /// Sends what is left and reads every answer.
+    pub(super) async fn settle(&mut self) -> Result<(), RedisError> {
+        self.send().await?;
+        for sent in std::mem::take(&mut self.unanswered) {
+            let reply = limited(self.stall, self.client.reply()).await?;
+            match (&sent, reply) {
+                (Sent::Key { command: "SET", name }, Reply::Bulk(None)) => {
+                    return Err(RedisError::KeyExists(name.clone()));
+                }
+                (sent, Reply::Refused(answer)) => return Err(self.refused(sent, &answer)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What the server says of itself now.
+    pub(super) async fn ask_info(&mut self) -> Result<Info, RedisError> {
+        Info::ask(&mut self.client).await
+    }
+
+    async fn send(&mut self) -> Result<(), RedisError> {
+        if !self.batch.is_empty() {
+            limited(self.stall, self.client.send(&self.batch)).await?;
+            self.batch.clear();
+        }
+        Ok(())
+    }
+
+    fn refused(&self, sent: &Sent, answer: &str) -> RedisError {
+        match sent {
+            Sent::Select(number) if answer.contains("out of range") => RedisError::FewerDatabases(*number),
+            Sent::Select(_) => self.client.refused("SELECT", answer),
+            Sent::Function => self.client.refused("function|restore", answer),
+            Sent::Key { command, name } => match self.client.refused(command, answer) {
+                RedisError::KeyExists(_) => RedisError::KeyExists(name.clone()),
+                RedisError::TooOld(answer) => RedisError::TooOld(format!("key {name}: {answer}")),
+                RedisError::Refused { command, answer } => {
+                    RedisError::Refused { command: format!("{command} of key {name}"), answer }
+                }
+                other => other,
+            },
+        }
+    }
+}
+
+async fn limited<T>(
+    stall: Option<Duration>,
+    work: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, RedisError> {
+    match stall {
+        None => work.await,
+        Some(limit) => {
+            tokio::time::timeout(limit, work).await.unwrap_or(Err(RedisError::Stalled(limit.as_secs())))
+        }
+    }
+}
+
+/// A key as a person may read it.
+fn shown(key: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(&key[..key.len().min(300)]).chars().take(100).collect();
+    format!("{text:?}")
+}
+
+/// A value as `DUMP` gives it: type, bytes, RDB version, checksum of all that.
+///
+/// A server takes any version up to its own, so the oldest that knows the type is named: what an
+/// older server can hold can be restored into it.
+fn payload(mut body: Vec<u8>, version: u32) -> Vec<u8> {
+    let known_since = match body.first().copied().unwrap_or_default() {
+        0..=4 | 9..=13 => 6,
+        14 => 7,
+        5 | 7 => 8,
+        15 => 9,
+        // 245 stands for a function library.
+        16..=19 | 245 => 10,
+        20 | 21 => 11,
+        _ => version,
+    };
+    let version = u16::try_from(known_since.min(version)).unwrap_or(u16::MAX);
+    body.extend_from_slice(&version.to_le_bytes());
+    let mut checksum = Digest::new(CrcAlgorithm::Crc64Redis);
+    checksum.update(&body);
+    body.extend_from_slice(&checksum.finalize().to_le_bytes());
+    body
+}
