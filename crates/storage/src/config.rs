@@ -41,6 +41,8 @@ pub(crate) struct S3Place {
     pub(crate) max_parts: u32,
     pub(crate) equal_parts: bool,
     pub(crate) part_memory: usize,
+    pub(crate) compose: bool,
+    pub(crate) segment: u64,
     pub(crate) put_if_absent: Option<bool>,
 }
 
@@ -116,6 +118,8 @@ impl StorageConfig {
     /// | `max_parts` | most parts of one upload that the server takes | `10000` |
     /// | `equal_parts` | all parts but the last of one length | `false` |
     /// | `part_memory` | MiB that parts on their way may take | `64` |
+    /// | `compose` | the server can copy parts, which very long objects need | `true` |
+    /// | `segment` | MiB of one such copy, at least | `1024` |
     /// | `put_if_absent` | the server is known to obey `If-None-Match: *` also in a race | Amazon: `true` |
     ///
     /// Without [`StorageConfig::with_credentials`] they come from `AWS_ACCESS_KEY_ID`,
@@ -254,6 +258,8 @@ impl S3Place {
             max_parts: PARTS_MAX,
             equal_parts: false,
             part_memory: crate::parts::MEMORY,
+            compose: true,
+            segment: crate::parts::SEGMENT_LEN,
             put_if_absent: None,
         };
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -309,6 +315,15 @@ impl S3Place {
             }
             "ca_file" => self.ca_file = Some(PathBuf::from(value)),
             "allow_http" => self.allow_http = flag("allow_http")?,
+            "compose" => self.compose = flag("compose")?,
+            "segment" => {
+                let mib: u64 = value
+                    .parse()
+                    .ok()
+                    .filter(|mib| (16..=5_120).contains(mib))
+                    .ok_or(Problem::Parameter("segment", "a whole number of MiB from 16 to 5120"))?;
+                self.segment = mib << 20;
+            }
             "equal_parts" => self.equal_parts = flag("equal_parts")?,
             "put_if_absent" => self.put_if_absent = Some(flag("put_if_absent")?),
             "max_parts" => {

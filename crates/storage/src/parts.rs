@@ -2,12 +2,12 @@
 //!
 //! S3 allows 10,000 parts of 5 MiB to 5 GiB and objects of 5 TiB; some servers allow 1,000 parts.
 //! The length of a stream is not known beforehand, and a part has to be in memory while it is sent,
-//! because it may have to be sent again. So part lengths start within a memory budget and grow only
-//! when an object becomes so long that the parts left would not be enough.
+//! because it may have to be sent again. So the first parts are short, and an object that outgrows
+//! them goes on in long parts that the server itself makes of segments, each sent in short parts too
+//! ([`Part::Composed`]). Memory is the same for every length.
 //!
-//! With [`MEMORY`] and 10,000 parts the budget is kept up to about 62 GiB when nothing is known of
-//! the length, and up to about 150 GiB when it was estimated. Longer objects are stored too, up to
-//! 5 TiB, with parts and memory that grow with them: 10,000 parts of 5 TiB are 525 MiB each.
+//! Where a server cannot do that, or wants all parts of one length, part lengths grow instead when the
+//! parts left would not be enough, and memory grows with them: 10,000 parts of 5 TiB are 525 MiB each.
 
 /// The most parts of one upload.
 pub const PARTS_MAX: u32 = 10_000;
@@ -22,6 +22,9 @@ pub const OBJECT_LEN_MAX: u64 = 5 * TIB;
 /// The default budget for parts in memory.
 pub const MEMORY: usize = 64 << 20;
 
+/// The usual length of a segment.
+pub const SEGMENT_LEN: u64 = 1 << 30;
+
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
@@ -29,8 +32,8 @@ const TIB: u64 = 1 << 40;
 const PART_LEN_USUAL: u64 = 8 * MIB;
 /// The most parts that are sent at the same time.
 const IN_FLIGHT_MAX: u64 = 4;
-/// The writer holds one part that is being gathered and one that waits for its turn.
-const HELD_BACK: u64 = 2;
+/// Beside the parts on their way there is the one that is being gathered.
+const HELD_BACK: u64 = 1;
 /// What an object of unknown length may grow to, per allowed part: 10,000 of these are over 5 TiB.
 const GROWTH_PER_PART: u64 = 550 * MIB;
 
@@ -43,22 +46,58 @@ pub struct Rules {
     pub equal: bool,
     /// Bytes that parts in memory may take as long as the object's length allows.
     pub memory: usize,
+    /// The least length of a segment; `None` where the server cannot copy parts.
+    pub segment: Option<u64>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { parts_max: PARTS_MAX, equal: false, memory: MEMORY }
+        Self { parts_max: PARTS_MAX, equal: false, memory: MEMORY, segment: Some(SEGMENT_LEN) }
     }
 }
 
-/// The lengths of all parts of one upload: the first `steady` parts have the length `first`, then
-/// the length doubles after every `step` parts.
+/// One part of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Sent as it is; its length.
+    Sent(u64),
+    /// Copied by the server from a segment.
+    Composed {
+        /// Its length.
+        len: u64,
+        /// The length of the parts in which the segment is sent.
+        piece: u64,
+    },
+}
+
+impl Part {
+    /// Bytes of the object that it holds.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Sent(len) | Self::Composed { len, .. } => len,
+        }
+    }
+
+    /// Bytes that are sent in one request.
+    #[must_use]
+    pub fn sent_at_once(self) -> u64 {
+        match self {
+            Self::Sent(len) | Self::Composed { piece: len, .. } => len,
+        }
+    }
+}
+
+/// The lengths of all parts of one upload: the first `steady` parts have the length `first`; those
+/// after them are composed, or double their length after every `step` parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     parts_max: u32,
     memory: u64,
     first: u64,
     steady: u32,
+    /// The length of composed parts.
+    segment: Option<u64>,
     /// 0 for never.
     step: u32,
     in_flight: usize,
@@ -70,7 +109,9 @@ impl Plan {
     pub fn new(rules: Rules, size_hint: Option<u64>) -> Self {
         let memory = rules.memory as u64;
         let parts_max = rules.parts_max.clamp(PARTS_MIN, PARTS_MAX);
-        // An estimate may be wrong by a tenth without any consequence, and by more with growing parts.
+        let compose = rules.segment.filter(|_| !rules.equal);
+        // An estimate may be wrong by a tenth without any consequence, and by more with what follows
+        // the steady parts.
         let (steady, wanted) = match size_hint {
             Some(hint) if rules.equal => (parts_max, share(hint, parts_max)),
             Some(hint) => {
@@ -80,10 +121,19 @@ impl Plan {
             None if rules.equal => (parts_max, in_budget(memory, 2)),
             None => (parts_max / 10 * 4, in_budget(memory, 2)),
         };
+        // Parts that would not fit into the budget two at a time are not needed where the rest is composed.
+        let wanted = if compose.is_some() { wanted.min(in_budget(memory, 2)) } else { wanted };
         let first = wanted.clamp(PART_LEN_MIN, PART_LEN_MAX);
         let in_flight = (memory / first).saturating_sub(HELD_BACK).clamp(1, IN_FLIGHT_MAX);
-        let mut plan = Self { parts_max, memory, first, steady, step: 0, in_flight: in_flight as usize };
-        if !rules.equal {
+        let mut plan =
+            Self { parts_max, memory, first, steady, segment: None, step: 0, in_flight: in_flight as usize };
+        if let Some(least) = compose {
+            let left = OBJECT_LEN_MAX.saturating_sub(u64::from(steady) * first);
+            let needed = left.div_ceil(u64::from(parts_max - steady)).div_ceil(MIB) * MIB;
+            // A segment is a multipart upload itself.
+            let most = (u64::from(parts_max) * first).min(PART_LEN_MAX);
+            plan.segment = Some(if least < SEGMENT_LEN { least } else { least.max(needed) }.min(most));
+        } else if !rules.equal {
             let target = (u64::from(parts_max) * GROWTH_PER_PART)
                 .max(size_hint.unwrap_or(0).saturating_mul(2))
                 .min(OBJECT_LEN_MAX);
@@ -96,18 +146,27 @@ impl Plan {
         plan
     }
 
-    /// The length of a part, counted from 0; `None` beyond the last part.
+    /// A part, counted from 0; `None` beyond the last part.
     #[must_use]
-    pub fn part_len(&self, number: u32) -> Option<u64> {
+    pub fn part(&self, number: u32) -> Option<Part> {
         if number >= self.parts_max {
             return None;
         }
-        if self.step == 0 || number < self.steady {
-            return Some(self.first);
+        if number < self.steady {
+            return Some(Part::Sent(self.first));
         }
-        let doublings = 1 + (number - self.steady) / self.step;
+        if let Some(len) = self.segment {
+            return Some(Part::Composed { len, piece: self.first });
+        }
+        let doublings = (number - self.steady).checked_div(self.step).map_or(0, |steps| 1 + steps);
         // 2^10 times the shortest part is the longest part.
-        Some((self.first << doublings.min(10)).min(PART_LEN_MAX))
+        Some(Part::Sent((self.first << doublings.min(10)).min(PART_LEN_MAX)))
+    }
+
+    /// Whether no part before this one was as long.
+    #[must_use]
+    pub fn is_first_of_its_length(&self, number: u32) -> bool {
+        number.checked_sub(1).is_none_or(|before| self.part(before) != self.part(number))
     }
 
     /// How many parts are sent at the same time.
@@ -133,17 +192,15 @@ impl Plan {
     pub fn object_len_max(&self) -> u64 {
         let mut total = 0u64;
         let mut number = 0;
-        while let Some(len) = self.part_len(number) {
+        while let Some(part) = self.part(number) {
             // All parts up to the next doubling have one length.
-            let run = if self.step == 0 {
-                self.parts_max
-            } else if number < self.steady {
-                self.steady
-            } else {
-                number + self.step
+            let end = match number {
+                _ if number < self.steady => self.steady,
+                _ if self.step == 0 => self.parts_max,
+                _ => number + self.step,
             };
-            let end = run.min(self.parts_max);
-            total = total.saturating_add(len * u64::from(end - number));
+            let end = end.min(self.parts_max);
+            total = total.saturating_add(part.bytes() * u64::from(end - number));
             number = end;
         }
         total.min(OBJECT_LEN_MAX)
@@ -153,9 +210,9 @@ impl Plan {
     #[must_use]
     pub fn within(&self, memory: usize) -> u64 {
         (0..self.parts_max)
-            .map_while(|number| self.part_len(number))
-            .take_while(|&len| self.held(len) <= memory as u64)
-            .sum::<u64>()
+            .map_while(|number| self.part(number))
+            .take_while(|part| self.held(part.sent_at_once()) <= memory as u64)
+            .fold(0u64, |total, part| total.saturating_add(part.bytes()))
             .min(OBJECT_LEN_MAX)
     }
 }
@@ -178,40 +235,51 @@ mod tests {
     use super::*;
 
     fn rules(parts_max: u32, equal: bool) -> Rules {
-        Rules { parts_max, equal, memory: MEMORY }
+        Rules { parts_max, equal, ..Rules::default() }
+    }
+
+    fn growing(parts_max: u32) -> Rules {
+        Rules { segment: None, ..rules(parts_max, false) }
     }
 
     #[test]
     fn the_usual_cases() {
         // hint, first part, in flight
         let table = [
-            (None, 16, 2),
+            (None, 21, 2),
             (Some(0), 8, 4),
             (Some(GIB), 8, 4),
             (Some(50 * GIB), 8, 4),
-            (Some(100 * GIB), 15, 2),
-            (Some(150 * GIB), 22, 1),
-            (Some(TIB), 145, 1),
-            (Some(5 * TIB), 721, 1),
+            (Some(100 * GIB), 15, 3),
+            (Some(150 * GIB), 21, 2),
+            (Some(TIB), 21, 2),
+            (Some(5 * TIB), 21, 2),
         ];
         for (hint, mib, in_flight) in table {
             let plan = Plan::new(Rules::default(), hint);
-            assert_eq!((plan.part_len(0), plan.in_flight()), (Some(mib * MIB), in_flight), "{hint:?}");
+            assert_eq!(
+                (plan.part(0), plan.in_flight()),
+                (Some(Part::Sent(mib * MIB)), in_flight),
+                "{hint:?}"
+            );
         }
     }
 
     #[test]
-    fn five_tebibytes_fit_with_and_without_an_estimate() {
+    fn incident_64_five_tebibytes_fit_into_the_budget_with_and_without_an_estimate() {
         for hint in [None, Some(0), Some(GIB), Some(100 * GIB), Some(TIB), Some(5 * TIB)] {
-            assert_eq!(Plan::new(Rules::default(), hint).object_len_max(), OBJECT_LEN_MAX, "{hint:?}");
+            let plan = Plan::new(Rules::default(), hint);
+            assert_eq!(plan.object_len_max(), OBJECT_LEN_MAX, "{hint:?}");
+            assert_eq!(plan.within(MEMORY), OBJECT_LEN_MAX, "{hint:?}");
+            assert_eq!(Plan::new(growing(PARTS_MAX), hint).object_len_max(), OBJECT_LEN_MAX, "{hint:?}");
         }
     }
 
     #[test]
-    fn the_budget_is_kept_as_far_as_the_documentation_says() {
-        assert_eq!(Plan::new(Rules::default(), None).within(MEMORY), 4_000 * 16 * MIB);
-        for gib in [1, 10, 100, 145] {
-            let plan = Plan::new(Rules::default(), Some(gib * GIB));
+    fn without_copies_the_budget_is_kept_as_far_as_the_documentation_says() {
+        assert_eq!(Plan::new(growing(PARTS_MAX), None).within(MEMORY), 4_000 * 21 * MIB);
+        for gib in [1, 10, 100, 200] {
+            let plan = Plan::new(growing(PARTS_MAX), Some(gib * GIB));
             assert!(plan.within(MEMORY) >= gib * GIB, "{gib} GiB");
         }
     }
@@ -219,10 +287,12 @@ mod tests {
     /// 5,000 MB in parts of 5 MiB is where a limit of 1,000 parts ended backups.
     #[test]
     fn incident_61_a_limit_of_1000_parts_does_not_end_a_backup_at_5_gb() {
-        let unknown = Plan::new(rules(1_000, false), None);
+        let composed = Plan::new(rules(1_000, false), None);
+        assert!(composed.within(MEMORY) >= 3_000 * GIB);
+        let unknown = Plan::new(growing(1_000), None);
         assert!(unknown.object_len_max() >= 500 * GIB);
-        assert!(unknown.within(MEMORY) >= 6 * GIB);
-        let estimated = Plan::new(rules(1_000, false), Some(2 * TIB));
+        assert!(unknown.within(MEMORY) >= 8 * GIB);
+        let estimated = Plan::new(growing(1_000), Some(2 * TIB));
         assert!(estimated.object_len_max() >= 2 * TIB);
         // The same where the server also wants equal parts.
         assert!(Plan::new(rules(1_000, true), None).object_len_max() >= 15 * GIB);
@@ -232,14 +302,16 @@ mod tests {
     #[test]
     fn incident_62_no_upload_runs_out_of_parts_below_the_largest_object() {
         for hint in [None, Some(1), Some(48 * GIB), Some(49 * GIB), Some(5 * TIB)] {
-            let plan = Plan::new(Rules::default(), hint);
-            let mut left = OBJECT_LEN_MAX;
-            let mut parts = 0;
-            while left > 0 {
-                left = left.saturating_sub(plan.part_len(parts).expect("parts are left"));
-                parts += 1;
+            for rules in [rules(PARTS_MAX, false), growing(PARTS_MAX)] {
+                let plan = Plan::new(rules, hint);
+                let mut left = OBJECT_LEN_MAX;
+                let mut parts = 0;
+                while left > 0 {
+                    left = left.saturating_sub(plan.part(parts).expect("parts are left").bytes());
+                    parts += 1;
+                }
+                assert!(parts <= PARTS_MAX, "{hint:?} takes {parts}");
             }
-            assert!(parts <= PARTS_MAX, "{hint:?} takes {parts}");
         }
     }
 
@@ -249,25 +321,34 @@ mod tests {
             parts_max in PARTS_MIN..=PARTS_MAX,
             equal: bool,
             memory in (20u64..256).prop_map(|mib| (mib * MIB) as usize),
+            segment in proptest::option::of((16u64..=5_120).prop_map(|mib| mib * MIB)),
             hint in proptest::option::of(0..=OBJECT_LEN_MAX),
         ) {
-            let plan = Plan::new(Rules { parts_max, equal, memory }, hint);
-            let lens: Vec<u64> = (0..).map_while(|n| plan.part_len(n)).collect();
-            prop_assert_eq!(lens.len(), parts_max as usize);
-            prop_assert!(lens.iter().all(|len| (PART_LEN_MIN..=PART_LEN_MAX).contains(len)));
-            prop_assert!(lens.is_sorted());
-            prop_assert!(!equal || lens.iter().all(|len| *len == lens[0]));
-            prop_assert_eq!(plan.object_len_max(), lens.iter().sum::<u64>().min(OBJECT_LEN_MAX));
+            let plan = Plan::new(Rules { parts_max, equal, memory, segment }, hint);
+            let parts: Vec<Part> = (0..).map_while(|n| plan.part(n)).collect();
+            prop_assert_eq!(parts.len(), parts_max as usize);
+            for part in &parts {
+                prop_assert!((PART_LEN_MIN..=PART_LEN_MAX).contains(&part.bytes()));
+                prop_assert!((PART_LEN_MIN..=PART_LEN_MAX).contains(&part.sent_at_once()));
+                if let Part::Composed { len, piece } = *part {
+                    prop_assert!(!equal && segment.is_some());
+                    prop_assert!(plan.held(piece) <= memory as u64);
+                    prop_assert!(len.div_ceil(piece) <= u64::from(parts_max));
+                }
+            }
+            prop_assert!(!equal || parts.iter().all(|part| *part == parts[0]));
+            prop_assert_eq!(plan.object_len_max(), parts.iter().map(|part| part.bytes()).sum::<u64>().min(OBJECT_LEN_MAX));
             prop_assert!((1..=4).contains(&plan.in_flight()));
             // An estimate within the reach of the longest parts is always met.
             let reach = u64::from(parts_max) * PART_LEN_MAX / 2;
-            if let Some(hint) = hint.filter(|hint| *hint <= reach) {
+            if let Some(hint) = hint.filter(|hint| *hint <= reach && segment.is_none()) {
                 prop_assert!(plan.object_len_max() >= hint);
             }
             // More than one part at a time only within the budget.
-            prop_assert!(plan.in_flight() == 1 || plan.held(lens[0]) <= memory as u64);
-            if hint.is_none() {
-                prop_assert!(plan.held(lens[0]) <= memory as u64);
+            let first = parts[0].sent_at_once();
+            prop_assert!(plan.in_flight() == 1 || plan.held(first) <= memory as u64);
+            if hint.is_none() || segment.is_some() && !equal {
+                prop_assert!(plan.held(first) <= memory as u64);
             }
         }
     }

@@ -1,12 +1,16 @@
 //! S3 as a place, over `opendal`.
 //!
-//! `opendal` retries single requests (its retry layer); the time limit of each request sits below
-//! that, in [`transport`], because a limit on a whole `write` or `close` would drop it half way, and
-//! a dropped one leaves an upload that can no longer be aborted.
+//! `opendal` does everything that is one request; uploads in parts are made here ([`multipart`]),
+//! because `opendal` has no UploadPartCopy. Requests are retried by its retry layer and by
+//! [`requests`]; the time limit of each request sits below that, in [`transport`].
 
+mod gather;
+mod multipart;
 mod open;
 mod proof;
 mod read;
+mod requests;
+mod segment;
 mod settle;
 mod transport;
 mod unfinished;
@@ -38,7 +42,7 @@ pub(crate) struct S3Store {
     /// Whether the server itself refuses a second object of one key.
     put_if_absent: bool,
     transport: transport::Transport,
-    unfinished: unfinished::Unfinished,
+    requests: requests::Requests,
 }
 
 impl S3Store {
@@ -95,8 +99,7 @@ impl Sink for S3Store {
             Err(error) if Trouble::of_opendal(&error) == Trouble::AccessDenied => {}
             Err(error) => return Err(from_opendal(self.subject(key), "looking for it", &error)),
         }
-        let upload = upload::S3Upload::begin(self, key, Plan::new(self.rules, size_hint)).await?;
-        Ok(Box::new(upload))
+        Ok(Box::new(upload::S3Upload::begin(self, key, Plan::new(self.rules, size_hint))))
     }
 }
 
@@ -134,6 +137,8 @@ impl Remover for S3Store {
     }
 
     async fn sweep_unfinished(&self, older_than: Timestamp) -> Result<Swept> {
-        self.unfinished.sweep(&self.name, older_than).await
+        let unfinished =
+            unfinished::Unfinished { requests: &self.requests, operator: &self.operator, name: &self.name };
+        unfinished.sweep(older_than).await
     }
 }

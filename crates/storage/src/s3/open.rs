@@ -7,8 +7,8 @@ use opendal::{HttpTransporter, OperationContext, Operator, services};
 use crate::config::{self, Credentials, Retrying, S3Place};
 use crate::parts::Rules;
 use crate::s3::S3Store;
+use crate::s3::requests::Requests;
 use crate::s3::transport::Transport;
-use crate::s3::unfinished::Unfinished;
 
 /// The region that servers other than Amazon's take when they want none.
 const REGION_OF_OTHERS: &str = "us-east-1";
@@ -82,15 +82,19 @@ pub(super) fn open(
         .map_err(|error| crate::trouble::from_opendal(place.to_string(), "setting up", &error))?
         .with_context(context)
         .layer(retries);
-    let unfinished =
-        Unfinished::new(place, endpoint.as_deref(), &region, credentials, transport.clone(), retry);
+    let requests = Requests::new(place, endpoint.as_deref(), &region, credentials, transport.clone(), retry);
     Ok(S3Store {
         operator,
         name: place.to_string().into(),
-        rules: Rules { parts_max: place.max_parts, equal: place.equal_parts, memory: place.part_memory },
+        rules: Rules {
+            parts_max: place.max_parts,
+            equal: place.equal_parts,
+            memory: place.part_memory,
+            segment: place.compose.then_some(place.segment),
+        },
         put_if_absent: place.put_if_absent.unwrap_or(amazon),
         transport,
-        unfinished,
+        requests,
     })
 }
 

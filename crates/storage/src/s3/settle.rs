@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use backup_core::{EntityTag, Error, ErrorKind, ObjectKey, Receipt, Result, Sha256Digest, Stage, Whole};
-use opendal::{Metadata, Operator, Writer};
+use opendal::{Metadata, Operator};
 
+use crate::s3::multipart::Multipart;
 use crate::s3::transport::Witness;
 use crate::s3::upload::MARK;
 use crate::trouble::{Trouble, from_opendal};
@@ -22,8 +23,8 @@ pub(super) struct Sent<'a> {
     pub(super) mark: &'a str,
     pub(super) whole: Whole,
     pub(super) witness: &'a Witness,
-    /// Whether there is a multipart upload at the server.
-    pub(super) in_parts: bool,
+    /// The upload at the server, if the object has more than one part.
+    pub(super) multipart: Option<&'a Multipart>,
 }
 
 /// What is there under the object's name.
@@ -72,7 +73,7 @@ impl Sent<'_> {
     /// Compares an object of one put with what was sent, where the answers left that in doubt and our
     /// key may read. Its length is at most that of the first part.
     async fn read_back(&self, found: &Metadata) -> Result<()> {
-        if self.in_parts || !self.witness.in_doubt() {
+        if self.multipart.is_some() || !self.witness.in_doubt() {
             return Ok(());
         }
         let mut reading = self.operator.read_with(self.key.as_str());
@@ -91,26 +92,26 @@ impl Sent<'_> {
         }
     }
 
-    fn receipt(&self, found: &Metadata) -> Receipt {
-        Receipt {
-            len: self.whole.len(),
-            sha256: self.whole.sha256(),
-            tag: found.etag().map(|etag| EntityTag(etag.to_owned())),
+    fn receipt(&self, etag: Option<String>) -> Receipt {
+        let tag = etag.filter(|etag| !etag.is_empty()).map(EntityTag);
+        Receipt { len: self.whole.len(), sha256: self.whole.sha256(), tag }
+    }
+
+    async fn abort(&self) -> Aborted {
+        match self.multipart {
+            Some(multipart) => abort(multipart, self.witness, self.subject).await,
+            None => Aborted::Unknown,
         }
     }
 
     /// Turns the answer to the last request into what is so.
-    pub(super) async fn settle(
-        &self,
-        closed: opendal::Result<Metadata>,
-        writer: &mut Writer,
-    ) -> Result<Receipt> {
+    pub(super) async fn settle(&self, closed: opendal::Result<Option<String>>) -> Result<Receipt> {
         let closed = match closed {
             // Nothing that could publish was sent, or the server has other bytes than ours: there is
             // nothing to settle.
             Err(error) if self.witness.publications() == 0 || is_corrupted(&error) => {
-                if self.in_parts {
-                    abort(writer, self.witness, self.subject).await;
+                if let Some(multipart) = self.multipart {
+                    abort(multipart, self.witness, self.subject).await;
                 } else if is_corrupted(&error) {
                     self.take_back().await;
                 }
@@ -122,7 +123,7 @@ impl Sent<'_> {
         let error = match (closed, found) {
             (_, Found::Ours(found)) if found.content_length() == self.whole.len() => {
                 self.read_back(&found).await?;
-                return Ok(self.receipt(&found));
+                return Ok(self.receipt(found.etag().map(str::to_owned)));
             }
             (_, Found::Ours(found)) => {
                 return Err(Error::new(
@@ -133,7 +134,7 @@ impl Sent<'_> {
                 .with_hint("the server lost bytes: do not trust it with backups"));
             }
             // The server said yes, and keys that may only write cannot look.
-            (Ok(answer), Found::Unknown(error)) if may_not_look(&error) => return Ok(self.receipt(&answer)),
+            (Ok(answer), Found::Unknown(error)) if may_not_look(&error) => return Ok(self.receipt(answer)),
             (Ok(_), Found::Unknown(error)) => return Err(uncertain(self.subject, error.to_string())),
             (Ok(_), Found::Nothing) => {
                 return Err(uncertain(
@@ -142,8 +143,8 @@ impl Sent<'_> {
                 ));
             }
             (answer, Found::Other) => {
-                if answer.is_err() && self.in_parts {
-                    abort(writer, self.witness, self.subject).await;
+                if answer.is_err() {
+                    self.abort().await;
                 }
                 return Err(Trouble::Taken.with(self.subject, "committing"));
             }
@@ -152,18 +153,16 @@ impl Sent<'_> {
                 return Err(uncertain(self.subject, "the name is taken, perhaps by this very object"));
             }
             (Err(error), Found::Nothing | Found::Unknown(_)) if was_taken(&error) => {
-                if self.in_parts {
-                    abort(writer, self.witness, self.subject).await;
-                }
+                self.abort().await;
                 return Err(Trouble::Taken.with(self.subject, "committing"));
             }
             (Err(error), Found::Nothing | Found::Unknown(_)) => error,
         };
-        if self.in_parts {
+        if self.multipart.is_some() {
             // An upload that could be aborted cannot be completed any more.
-            if abort(writer, self.witness, self.subject).await == Aborted::Yes {
+            if self.abort().await == Aborted::Yes {
                 return match self.look().await {
-                    Found::Ours(found) => Ok(self.receipt(&found)),
+                    Found::Ours(found) => Ok(self.receipt(found.etag().map(str::to_owned))),
                     Found::Other => Err(Trouble::Taken.with(self.subject, "committing")),
                     Found::Nothing => Err(from_opendal(self.subject, "committing", &error)),
                     Found::Unknown(_) if refused(&error) => {
@@ -173,7 +172,7 @@ impl Sent<'_> {
                 };
             }
             if let Found::Ours(found) = self.look().await {
-                return Ok(self.receipt(&found));
+                return Ok(self.receipt(found.etag().map(str::to_owned)));
             }
         }
         if refused(&error) {
@@ -231,9 +230,9 @@ pub(super) enum Aborted {
 }
 
 /// Aborts a multipart upload.
-pub(super) async fn abort(writer: &mut Writer, witness: &Witness, subject: &str) -> Aborted {
+pub(super) async fn abort(multipart: &Multipart, witness: &Witness, subject: &str) -> Aborted {
     witness.quiet(ARRIVING).await;
-    match writer.abort().await {
+    match multipart.abort().await {
         Ok(()) => Aborted::Yes,
         Err(error) if error.kind() == opendal::ErrorKind::NotFound => Aborted::Unknown,
         Err(error) => {

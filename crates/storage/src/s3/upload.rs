@@ -1,29 +1,29 @@
 //! One object on its way.
 //!
-//! A task owns the writer and is fed through a bounded channel, because a `write` or `close` of
-//! `opendal` that is dropped half way leaves an upload that cannot be aborted. The task runs each of
-//! them to its end. It commits only when told to; when the channel closes for any other reason, it
-//! aborts.
+//! A task owns the upload and is fed through a bounded channel. It commits only when told to; when
+//! the channel closes for any other reason, it aborts.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use backup_core::{BackupId, Error, ErrorKind, ObjectKey, Receipt, Result, Upload, Whole};
-use bytes::{Bytes, BytesMut};
-use opendal::{Buffer, HttpTransporter, OperationContext, Operator, Writer};
+use bytes::Bytes;
+use opendal::{Buffer, HttpTransporter, OperationContext, Operator};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
-use crate::parts::Plan;
+use crate::parts::{Part, Plan};
 use crate::s3::S3Store;
+use crate::s3::gather::Gathered;
+use crate::s3::multipart::{Landed, Multipart};
+use crate::s3::requests::Requests;
+use crate::s3::segment::Segment;
 use crate::s3::settle::{self, Sent};
 use crate::s3::transport::Witness;
 use crate::trouble::from_opendal;
 
-/// Chunks that may wait for the writer.
+/// Chunks that may wait for the task.
 const WAITING: usize = 1;
-/// Chunks below this are copied together, so that a part is not a list of crumbs.
-const CRUMB: usize = 64 * 1024;
 /// The user metadata by which we know our own objects again.
 pub(super) const MARK: &str = "strongroom-upload";
 
@@ -44,36 +44,33 @@ pub(super) struct S3Upload {
 }
 
 impl S3Upload {
-    /// Prepares the writer; the first request is sent with the first full part.
-    pub(super) async fn begin(store: &S3Store, key: &ObjectKey, plan: Plan) -> Result<Self> {
+    /// Prepares the upload; the first request is sent with the second part.
+    pub(super) fn begin(store: &S3Store, key: &ObjectKey, plan: Plan) -> Self {
         let subject = store.subject(key);
-        let mark = BackupId::random().to_string();
         let (transport, witness) = store.transport.witnessed();
-        let context = OperationContext::new().with_http_transport(HttpTransporter::new(transport));
-        let operator = store.operator.clone().with_context(context);
-        let writer = operator
-            .writer_with(key.as_str())
-            .concurrent(plan.in_flight())
-            .if_not_exists(true)
-            .user_metadata(HashMap::from([(MARK.to_owned(), mark.clone())]))
-            .await
-            .map_err(|error| from_opendal(&subject, "beginning", &error))?;
+        let context = OperationContext::new().with_http_transport(HttpTransporter::new(transport.clone()));
         let worker = Worker {
-            operator,
+            operator: store.operator.clone().with_context(context),
+            requests: store.requests.through(transport),
+            besides: store.requests.clone(),
             witness,
-            writer,
             key: key.clone(),
             subject: subject.clone(),
-            mark,
+            mark: BackupId::random().to_string(),
             plan,
             put_if_absent: store.put_if_absent,
-            part: Part::default(),
-            parts: 0,
+            first: None,
+            multipart: None,
+            flying: JoinSet::new(),
+            landed: BTreeMap::new(),
+            gathered: Gathered::default(),
+            segment: None,
+            number: 0,
             len: 0,
         };
         let (steps, queue) = mpsc::channel(WAITING);
         let (tell, failed) = oneshot::channel();
-        Ok(Self { subject, steps, failed: Some(failed), worker: Some(tokio::spawn(worker.run(queue, tell))) })
+        Self { subject, steps, failed: Some(failed), worker: Some(tokio::spawn(worker.run(queue, tell))) }
     }
 
     /// What became of it, once the worker was told to commit or stopped by itself.
@@ -126,18 +123,28 @@ impl Upload for S3Upload {
     }
 }
 
-/// What owns the writer.
+/// What owns the upload.
 struct Worker {
     operator: Operator,
+    /// Seen by the witness.
+    requests: Requests,
+    /// Not seen by it: for objects that are only parts of this one.
+    besides: Requests,
     witness: Witness,
-    writer: Writer,
     key: ObjectKey,
     subject: String,
     mark: String,
     plan: Plan,
     put_if_absent: bool,
-    part: Part,
-    parts: u32,
+    /// The first part, until there is a second: an object of one part is put at once.
+    first: Option<Buffer>,
+    multipart: Option<Multipart>,
+    flying: JoinSet<(u32, opendal::Result<Landed>)>,
+    landed: BTreeMap<u32, Landed>,
+    gathered: Gathered,
+    segment: Option<Segment>,
+    /// Parts that are complete, on their way or landed.
+    number: u32,
     len: u64,
 }
 
@@ -170,9 +177,7 @@ impl Worker {
                             format!("{} bytes arrived of {}", self.len, whole.len()),
                         ));
                     }
-                    if !self.part.is_empty() {
-                        self.send().await?;
-                    }
+                    self.end().await?;
                     return Ok(Some(whole));
                 }
             }
@@ -183,36 +188,159 @@ impl Worker {
     async fn write(&mut self, mut chunk: Bytes) -> Result<()> {
         self.len += chunk.len() as u64;
         while !chunk.is_empty() {
-            let Some(part_len) = self.plan.part_len(self.parts) else {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    &self.subject,
-                    format!("is longer than the {} bytes planned for", self.plan.object_len_max()),
-                )
-                .with_hint("raise max_parts=, or part_memory= so that parts are longer"));
-            };
-            let room = usize::try_from(part_len).unwrap_or(usize::MAX) - self.part.len;
-            self.part.push(chunk.split_to(chunk.len().min(room)));
-            if self.part.len as u64 == part_len {
-                self.send().await?;
+            match self.plan.part(self.number) {
+                Some(Part::Sent(len)) => {
+                    chunk = self.gathered.fill(chunk, len);
+                    if self.gathered.len() == len {
+                        self.warn_of_memory(len);
+                        let part = self.gathered.take();
+                        self.send(part).await?;
+                    }
+                }
+                Some(Part::Composed { len, piece }) => {
+                    chunk = self.write_segment(chunk, len, piece).await?;
+                }
+                None => {
+                    return Err(Error::new(
+                        ErrorKind::Unsupported,
+                        &self.subject,
+                        format!("is longer than the {} bytes planned for", self.plan.object_len_max()),
+                    )
+                    .with_hint("raise max_parts=, or part_memory= so that parts are longer"));
+                }
             }
         }
         Ok(())
     }
 
-    /// Hands the gathered part to the writer: one `write` of at least the shortest length is one part.
-    async fn send(&mut self) -> Result<()> {
-        let part = self.part.take();
-        let longer = self.parts > 0 && self.plan.part_len(self.parts) != self.plan.part_len(self.parts - 1);
-        if (longer || self.parts == 0) && self.plan.held(part.len() as u64) > self.plan.memory() {
+    /// Gathers a part that the server will copy from a segment; gives back what belongs to the next.
+    async fn write_segment(&mut self, mut chunk: Bytes, len: u64, piece: u64) -> Result<Bytes> {
+        let have = self.segment.as_ref().map_or(0, Segment::len) + self.gathered.len();
+        let room = usize::try_from(len - have).unwrap_or(usize::MAX);
+        let mut mine = chunk.split_to(chunk.len().min(room));
+        let full = mine.len() == room;
+        while !mine.is_empty() {
+            mine = self.gathered.fill(mine, piece);
+            if self.gathered.len() == piece {
+                self.send_piece().await?;
+            }
+        }
+        if full {
+            if !self.gathered.is_empty() {
+                self.send_piece().await?;
+            }
+            self.compose().await?;
+        }
+        Ok(chunk)
+    }
+
+    /// Sends what was gathered as a part of the segment.
+    async fn send_piece(&mut self) -> Result<()> {
+        let part = self.gathered.take();
+        let doing = |error| from_opendal(&self.subject, "writing a segment", &error);
+        if self.segment.is_none() {
+            let key = format!("{}{}{}-{}", self.key, Segment::INFIX, self.mark, self.number + 1);
+            self.segment = Some(Segment::begin(&self.besides, key, &self.mark).await.map_err(doing)?);
+        }
+        match &mut self.segment {
+            Some(segment) => segment.send(part, self.plan.in_flight()).await.map_err(doing),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a part of the segment: the server copies it, and it is removed.
+    async fn compose(&mut self) -> Result<()> {
+        let Some(segment) = self.segment.take() else { return Ok(()) };
+        let number = self.number + 1;
+        let multipart = self.multipart().await?;
+        let composed = segment.compose(&multipart, number, &self.operator).await;
+        let landed = composed.map_err(|error| {
+            let error = from_opendal(&self.subject, "letting the server copy a segment", &error);
+            match error.kind() {
+                ErrorKind::Unsupported => error.with_hint(
+                    "this server cannot copy parts: add compose=false to the destination, and part_memory= for long objects",
+                ),
+                _ => error,
+            }
+        })?;
+        self.landed.insert(number, landed);
+        self.number = number;
+        Ok(())
+    }
+
+    fn warn_of_memory(&self, len: u64) {
+        if self.plan.held(len) > self.plan.memory() && self.plan.is_first_of_its_length(self.number) {
             tracing::warn!(
                 object = %self.subject,
-                part_bytes = part.len(),
+                part_bytes = len,
                 "the object is so long that its parts need more memory than planned"
             );
         }
-        self.parts += 1;
-        self.writer.write(part).await.map_err(|error| from_opendal(&self.subject, "writing", &error))
+    }
+
+    /// Sends a part when there is room for it; the first waits for the second.
+    async fn send(&mut self, part: Buffer) -> Result<()> {
+        if self.number == 0 {
+            self.first = Some(part);
+            self.number = 1;
+            return Ok(());
+        }
+        let multipart = self.multipart().await?;
+        self.number += 1;
+        self.fly(multipart, self.number, part).await
+    }
+
+    /// The upload at the server, begun now if there is none yet.
+    async fn multipart(&mut self) -> Result<Multipart> {
+        if let Some(multipart) = &self.multipart {
+            return Ok(multipart.clone());
+        }
+        let multipart = Multipart::create(&self.requests, self.key.as_str(), &self.mark)
+            .await
+            .map_err(|error| from_opendal(&self.subject, "beginning", &error))?;
+        self.multipart = Some(multipart.clone());
+        if let Some(first) = self.first.take() {
+            self.fly(multipart.clone(), 1, first).await?;
+        }
+        Ok(multipart)
+    }
+
+    async fn fly(&mut self, multipart: Multipart, number: u32, part: Buffer) -> Result<()> {
+        while self.flying.len() >= self.plan.in_flight() {
+            self.land().await?;
+        }
+        self.flying.spawn(async move { (number, multipart.put(number, part).await) });
+        Ok(())
+    }
+
+    /// Waits for one of the parts on their way.
+    async fn land(&mut self) -> Result<()> {
+        match self.flying.join_next().await {
+            Some(Ok((number, Ok(landed)))) => {
+                self.landed.insert(number, landed);
+                Ok(())
+            }
+            Some(Ok((_, Err(error)))) => Err(from_opendal(&self.subject, "writing", &error)),
+            Some(Err(error)) => Err(Error::bug(format!("a part of {} was lost: {error}", self.subject))),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends what is left and waits until all parts are there.
+    async fn end(&mut self) -> Result<()> {
+        if self.segment.is_some() {
+            if !self.gathered.is_empty() {
+                self.send_piece().await?;
+            }
+            self.compose().await?;
+        } else if !self.gathered.is_empty() {
+            let part = self.gathered.take();
+            self.send(part).await?;
+        }
+        while !self.flying.is_empty() {
+            self.land().await?;
+        }
+        Ok(())
     }
 
     async fn commit(mut self, whole: Whole) -> Result<Receipt> {
@@ -223,7 +351,7 @@ impl Worker {
             mark: &self.mark,
             whole,
             witness: &self.witness,
-            in_parts: self.parts > 1,
+            multipart: self.multipart.as_ref(),
         };
         if !self.put_if_absent
             && let Err(error) = sent.check_free().await
@@ -231,52 +359,30 @@ impl Worker {
             self.abort().await;
             return Err(error);
         }
-        let closed = self.writer.close().await;
-        sent.settle(closed, &mut self.writer).await
+        let closed = match &self.multipart {
+            Some(multipart) => multipart.complete(&self.landed).await.map(Some),
+            None => {
+                let only = self.first.take().unwrap_or_default();
+                self.operator
+                    .write_with(self.key.as_str(), only)
+                    .if_not_exists(true)
+                    .user_metadata([(MARK.to_owned(), self.mark.clone())])
+                    .await
+                    .map(|found| found.etag().map(str::to_owned))
+            }
+        };
+        sent.settle(closed).await
     }
 
     async fn abort(&mut self) {
-        self.part.take();
-        // The writer keeps the first part back until there is a second.
-        if self.parts > 1 {
-            settle::abort(&mut self.writer, &self.witness, &self.subject).await;
+        self.first = None;
+        self.gathered.take();
+        self.flying.shutdown().await;
+        if let Some(segment) = self.segment.take() {
+            segment.abort(&self.subject).await;
         }
-    }
-}
-
-/// A part that is being gathered.
-#[derive(Default)]
-struct Part {
-    pieces: Vec<Bytes>,
-    crumbs: BytesMut,
-    len: usize,
-}
-
-impl Part {
-    fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    fn push(&mut self, piece: Bytes) {
-        self.len += piece.len();
-        if piece.len() < CRUMB {
-            self.crumbs.extend_from_slice(&piece);
-            if self.crumbs.len() >= 1 << 20 {
-                self.pieces.push(self.crumbs.split().freeze());
-            }
-        } else {
-            if !self.crumbs.is_empty() {
-                self.pieces.push(self.crumbs.split().freeze());
-            }
-            self.pieces.push(piece);
+        if let Some(multipart) = &self.multipart {
+            settle::abort(multipart, &self.witness, &self.subject).await;
         }
-    }
-
-    fn take(&mut self) -> Buffer {
-        let mut part = std::mem::take(self);
-        if !part.crumbs.is_empty() {
-            part.pieces.push(part.crumbs.freeze());
-        }
-        Buffer::from(part.pieces)
     }
 }

@@ -1,0 +1,196 @@
+//! One multipart upload: CreateMultipartUpload, UploadPart, UploadPartCopy, CompleteMultipartUpload and
+//! AbortMultipartUpload of the S3 API.
+//!
+//! `opendal` can do the first two and the last two, and not the one in the middle, without which the
+//! parts of a very long object must be held in memory whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use crc_fast::{CrcAlgorithm, Digest};
+use http::Method;
+use opendal::{Buffer, Error, ErrorKind};
+use serde::{Deserialize, Serialize};
+
+use crate::s3::proof::CHECKSUM;
+use crate::s3::requests::{Ask, Requests, encoded};
+use crate::s3::upload::MARK;
+
+/// An upload at the server; clones are about the same one.
+#[derive(Clone)]
+pub(super) struct Multipart {
+    requests: Requests,
+    /// With the prefix.
+    key: Arc<str>,
+    id: Arc<str>,
+}
+
+/// A part that the server has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Landed {
+    etag: String,
+    checksum: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Created {
+    upload_id: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Made {
+    #[serde(rename = "ETag")]
+    etag: String,
+    #[serde(rename = "ChecksumCRC32C")]
+    checksum: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct CompleteMultipartUpload<'a> {
+    #[serde(rename = "Part")]
+    parts: Vec<Listed<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Listed<'a> {
+    #[serde(rename = "PartNumber")]
+    number: u32,
+    #[serde(rename = "ETag")]
+    etag: &'a str,
+    #[serde(rename = "ChecksumCRC32C", skip_serializing_if = "Option::is_none")]
+    checksum: Option<&'a str>,
+}
+
+impl Multipart {
+    /// Begins an upload of `key`, which stands below the prefix. The object will bear the mark.
+    pub(super) async fn create(requests: &Requests, key: &str, mark: &str) -> opendal::Result<Self> {
+        let key: Arc<str> = format!("{}{key}", requests.prefix()).into();
+        let mut ask = Ask::new("CreateMultipartUpload", Method::POST, &key, "uploads=".to_owned());
+        ask.headers.push(("x-amz-checksum-algorithm", "CRC32C".to_owned()));
+        ask.headers.push((mark_header(), mark.to_owned()));
+        let created: Created = understood(&requests.send(ask).await?.body)?;
+        if created.upload_id.is_empty() {
+            return Err(not_understood());
+        }
+        Ok(Self { requests: requests.clone(), key, id: created.upload_id.into() })
+    }
+
+    /// Sends a part, counted from 1. Its checksum goes with it.
+    pub(super) async fn put(&self, number: u32, part: Buffer) -> opendal::Result<Landed> {
+        let checksum = crc32c(part.clone()).await?;
+        let mut ask = Ask::new("UploadPart", Method::PUT, &self.key, self.part(number));
+        ask.headers.push((CHECKSUM, checksum.clone()));
+        ask.body = part;
+        let answer = self.requests.send(ask).await?;
+        let etag = answer.headers.get(http::header::ETAG).and_then(|etag| etag.to_str().ok());
+        let etag = etag.filter(|etag| !etag.is_empty()).ok_or_else(not_understood)?.to_owned();
+        Ok(Landed { etag, checksum: Some(checksum) })
+    }
+
+    /// Lets the server copy the object under `source`, which stands below the prefix, as a part.
+    pub(super) async fn copy(&self, number: u32, source: &str) -> opendal::Result<Landed> {
+        let mut ask = Ask::new("UploadPartCopy", Method::PUT, &self.key, self.part(number));
+        let source = self.requests.copy_source(&format!("{}{source}", self.requests.prefix()));
+        ask.headers.push(("x-amz-copy-source", source));
+        let made: Made = understood(&self.requests.send(ask).await?.body)?;
+        if made.etag.is_empty() {
+            return Err(not_understood());
+        }
+        Ok(Landed { etag: made.etag, checksum: made.checksum })
+    }
+
+    /// Makes the object of its parts, unless there is one of this name where the server obeys
+    /// `If-None-Match: *`. Gives the object's ETag.
+    pub(super) async fn complete(&self, parts: &BTreeMap<u32, Landed>) -> opendal::Result<String> {
+        let parts = parts
+            .iter()
+            .map(|(&number, landed)| Listed {
+                number,
+                etag: &landed.etag,
+                checksum: landed.checksum.as_deref(),
+            })
+            .collect();
+        let body = quick_xml::se::to_string(&CompleteMultipartUpload { parts })
+            .map_err(|error| Error::new(ErrorKind::Unexpected, "the list of parts").set_source(error))?;
+        let mut ask = Ask::new("CompleteMultipartUpload", Method::POST, &self.key, self.this());
+        ask.headers.push(("content-type", "application/xml".to_owned()));
+        ask.headers.push(("if-none-match", "*".to_owned()));
+        ask.body = Buffer::from(body);
+        let made: Made = understood(&self.requests.send(ask).await?.body)?;
+        Ok(made.etag)
+    }
+
+    /// Removes the upload and its parts; `NotFound` when there is no such upload any more.
+    pub(super) async fn abort(&self) -> opendal::Result<()> {
+        let ask = Ask::new("AbortMultipartUpload", Method::DELETE, &self.key, self.this());
+        self.requests.send(ask).await.map(drop)
+    }
+
+    fn this(&self) -> String {
+        format!("uploadId={}", encoded(&self.id, false))
+    }
+
+    fn part(&self, number: u32) -> String {
+        format!("partNumber={number}&{}", self.this())
+    }
+}
+
+fn mark_header() -> &'static str {
+    const { assert!(MARK.len() == "strongroom-upload".len()) };
+    "x-amz-meta-strongroom-upload"
+}
+
+fn understood<T: for<'de> Deserialize<'de>>(body: &[u8]) -> opendal::Result<T> {
+    quick_xml::de::from_reader(body).map_err(|error| not_understood().set_source(error))
+}
+
+fn not_understood() -> Error {
+    Error::new(ErrorKind::Unexpected, "the server's answer is not understood")
+}
+
+/// The CRC-32C (RFC 3720 appendix B.4) as S3 wants it: base64 of four bytes, the first the highest.
+async fn crc32c(part: Buffer) -> opendal::Result<String> {
+    let hash = move || {
+        let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        for piece in part {
+            digest.update(&piece);
+        }
+        BASE64_STANDARD.encode((digest.finalize() as u32).to_be_bytes())
+    };
+    tokio::task::spawn_blocking(hash).await.map_err(|error| {
+        Error::new(ErrorKind::Unexpected, "the checksum of a part was not finished").set_source(error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_checksum_is_that_of_the_standard() {
+        // RFC 3720 B.4: 32 bytes of zeros give aa 36 91 8a, least significant byte first.
+        let zeros =
+            Buffer::from(vec![bytes::Bytes::from_static(&[0; 20]), bytes::Bytes::from_static(&[0; 12])]);
+        assert_eq!(crc32c(zeros).await.unwrap(), BASE64_STANDARD.encode([0x8a, 0x91, 0x36, 0xaa]));
+    }
+
+    #[test]
+    fn parts_are_listed_in_the_order_of_their_numbers() {
+        let landed = |etag: &str| Landed { etag: etag.to_owned(), checksum: None };
+        let parts =
+            BTreeMap::from([(10, landed("b")), (2, Landed { checksum: Some("c==".into()), ..landed("a") })]);
+        let parts = parts
+            .iter()
+            .map(|(&number, l)| Listed { number, etag: &l.etag, checksum: l.checksum.as_deref() })
+            .collect();
+        assert_eq!(
+            quick_xml::se::to_string(&CompleteMultipartUpload { parts }).unwrap(),
+            "<CompleteMultipartUpload><Part><PartNumber>2</PartNumber><ETag>a</ETag><ChecksumCRC32C>c==</ChecksumCRC32C>\
+             </Part><Part><PartNumber>10</PartNumber><ETag>b</ETag></Part></CompleteMultipartUpload>"
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! A piece of a very long object, on its way as an object of its own.
+//!
+//! S3 takes 10,000 parts of an object, and a part has to be in memory until the server has it. So an
+//! object that outgrows 10,000 short parts goes on in segments: each is uploaded in short parts under
+//! a name of its own, the server copies it as one long part of the object (UploadPartCopy), and it is
+//! removed. Memory stays that of short parts, whatever the length.
+//!
+//! A segment is sealed bytes and no backup: no manifest names it. What a killed run leaves of them
+//! is swept as unfinished uploads are.
+
+use std::collections::BTreeMap;
+
+use opendal::{Buffer, Operator};
+use tokio::task::JoinSet;
+
+use crate::s3::multipart::{Landed, Multipart};
+use crate::s3::requests::Requests;
+
+/// A segment on its way.
+pub(super) struct Segment {
+    /// Below the prefix.
+    key: String,
+    upload: Multipart,
+    flying: JoinSet<(u32, opendal::Result<Landed>)>,
+    landed: BTreeMap<u32, Landed>,
+    number: u32,
+    len: u64,
+}
+
+impl Segment {
+    /// What stands in the name of a segment between that of its object and its own.
+    pub(super) const INFIX: &'static str = ".segment-";
+
+    /// Whether a key is that of a segment.
+    pub(super) fn is_one(key: &str) -> bool {
+        key.rsplit('/').next().is_some_and(|name| name.contains(Self::INFIX))
+    }
+
+    pub(super) async fn begin(requests: &Requests, key: String, mark: &str) -> opendal::Result<Self> {
+        let upload = Multipart::create(requests, &key, mark).await?;
+        Ok(Self { key, upload, flying: JoinSet::new(), landed: BTreeMap::new(), number: 0, len: 0 })
+    }
+
+    /// Bytes that were sent.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Sends a part of it when no more than `in_flight` would be on their way.
+    pub(super) async fn send(&mut self, part: Buffer, in_flight: usize) -> opendal::Result<()> {
+        while self.flying.len() >= in_flight {
+            self.land().await?;
+        }
+        self.number += 1;
+        self.len += part.len() as u64;
+        let (upload, number) = (self.upload.clone(), self.number);
+        self.flying.spawn(async move { (number, upload.put(number, part).await) });
+        Ok(())
+    }
+
+    async fn land(&mut self) -> opendal::Result<()> {
+        match self.flying.join_next().await {
+            Some(Ok((number, landed))) => {
+                self.landed.insert(number, landed?);
+                Ok(())
+            }
+            Some(Err(error)) => {
+                Err(opendal::Error::new(opendal::ErrorKind::Unexpected, "a part was lost").set_source(error))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Ends it, lets the server copy it as part `number` of `whole`, and removes it. On an error what
+    /// is left of it is removed as far as the server allows.
+    pub(super) async fn compose(
+        mut self,
+        whole: &Multipart,
+        number: u32,
+        operator: &Operator,
+    ) -> opendal::Result<Landed> {
+        let ended = async {
+            while !self.flying.is_empty() {
+                self.land().await?;
+            }
+            self.upload.complete(&self.landed).await
+        };
+        if let Err(error) = ended.await {
+            let key = self.key.clone();
+            self.abort(&key).await;
+            // The answer may be lost and the object there.
+            remove(operator, &key).await;
+            return Err(error);
+        }
+        let copied = whole.copy(number, &self.key).await;
+        remove(operator, &self.key).await;
+        copied
+    }
+
+    /// Stops sending and removes what the server has of it.
+    pub(super) async fn abort(mut self, subject: &str) {
+        self.flying.shutdown().await;
+        if let Err(error) = self.upload.abort().await
+            && error.kind() != opendal::ErrorKind::NotFound
+        {
+            tracing::warn!(object = subject, error = %error.message(), "a segment could not be aborted");
+        }
+    }
+}
+
+/// Removes a segment. A key that may not remove leaves it to the sweep.
+async fn remove(operator: &Operator, key: &str) {
+    if let Err(error) = operator.delete(key).await
+        && error.kind() != opendal::ErrorKind::NotFound
+    {
+        tracing::warn!(
+            object = key,
+            error = %error.message(),
+            "a segment was copied and could not be removed; `strongroom sweep` removes it later"
+        );
+    }
+}
