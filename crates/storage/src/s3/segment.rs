@@ -85,16 +85,23 @@ impl Segment {
             }
             self.upload.complete(&self.landed).await
         };
-        if let Err(error) = ended.await {
+        if let Err(error) = ended.await
+            // The answer may be lost and the segment there.
+            && !self.is_whole(operator).await
+        {
             let key = self.key.clone();
             self.abort(&key).await;
-            // The answer may be lost and the object there.
             remove(operator, &key).await;
             return Err(error);
         }
         let copied = whole.copy(number, &self.key).await;
         remove(operator, &self.key).await;
         copied
+    }
+
+    async fn is_whole(&self, operator: &Operator) -> bool {
+        // Its name holds the mark, which nobody else knows.
+        operator.stat(&self.key).await.is_ok_and(|found| found.content_length() == self.len)
     }
 
     /// Stops sending and removes what the server has of it.

@@ -236,6 +236,10 @@ impl Worker {
 
     /// Sends what was gathered as a part of the segment.
     async fn send_piece(&mut self) -> Result<()> {
+        // Its parts and those before it share one budget.
+        while !self.flying.is_empty() {
+            self.land().await?;
+        }
         let part = self.gathered.take();
         let doing = |error| from_opendal(&self.subject, "writing a segment", &error);
         if self.segment.is_none() {

@@ -9,8 +9,8 @@ use storage::Opened;
 use crate::proxy::{Harm, Plan, Proxy};
 use crate::servers::{Server, rgw, s3s};
 
-/// Two parts, the first of the shortest length.
-const LARGE: usize = (5 << 20) + 1_000;
+/// Two parts, the first of 6 MiB.
+const LARGE: usize = (6 << 20) + 1_000;
 const SMALL_PARTS: &str = "&part_memory=20";
 /// How many uploads are harmed at the same time.
 const AT_ONCE: usize = 4;
@@ -29,11 +29,15 @@ struct Run {
 }
 
 async fn upload(server: &Server, bytes: &[u8], plan: Plan) -> Run {
+    upload_with(server, bytes, plan, SMALL_PARTS).await
+}
+
+async fn upload_with(server: &Server, bytes: &[u8], plan: Plan, parameters: &str) -> Run {
     let prefix = format!("it-{}", BackupId::random());
     let proxy = Proxy::start(&server.endpoint, plan).await;
     let through = server.through(proxy.endpoint.clone());
-    let opened = storage::open(&through.config_at(&prefix, SMALL_PARTS)).unwrap();
-    let direct = storage::open(&server.config_at(&prefix, SMALL_PARTS)).unwrap();
+    let opened = storage::open(&through.config_at(&prefix, parameters)).unwrap();
+    let direct = storage::open(&server.config_at(&prefix, parameters)).unwrap();
     let chunks: Vec<&[u8]> = bytes.chunks(1 << 20).collect();
     let done = put(opened.sink.as_ref(), &key(), &chunks).await.map(drop);
     Run { done, direct, harmed: proxy.harmed(), prefix, proxy }
@@ -318,4 +322,37 @@ async fn a_read_that_goes_on_sees_no_other_version() {
         }
     };
     assert_eq!(error.kind(), ErrorKind::Integrity, "{error:?}");
+}
+
+/// A segment that is lost on the way, as a whole or in part, ends in a whole object or in none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_that_is_harmed_leaves_all_or_nothing() {
+    // 40 parts of 6 MiB, then one segment of 16 MiB and the beginning of another.
+    let bytes = noise((40 * 6 + 16 + 3) << 20, 1);
+    let cases = [
+        // The copy, and the completion of the segment before it.
+        ("partNumber=41", 0, 1, Harm::LoseAnswer, true),
+        (".segment-", 4, 1, Harm::LoseAnswer, true),
+        ("partNumber=41", 0, usize::MAX, Harm::CutRequest, false),
+    ];
+    for (what, at, times, harm, survived) in cases {
+        let server = s3s();
+        let run = upload_with(
+            &server,
+            &bytes,
+            Plan { what, at, times, harm },
+            "&part_memory=20&max_parts=100&segment=16",
+        )
+        .await;
+        assert!(!run.harmed.is_empty(), "{what} {at}");
+        assert_eq!(run.done.is_ok(), survived, "{what} {at}: {:?}: {:?}", run.done, run.harmed);
+        if survived {
+            assert!(run.visible(&bytes).await, "{what} {at}");
+            run.direct.remover.remove(&key()).await.unwrap();
+        } else {
+            let error = run.done.as_ref().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+            assert_eq!(run.direct.source.stat(&key()).await.unwrap(), None);
+        }
+    }
 }

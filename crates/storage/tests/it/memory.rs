@@ -8,7 +8,7 @@ use backup_core::{ByteStream, Context, ObjectKey, Sink, pipeline};
 use bytes::Bytes;
 use storage::StorageConfig;
 
-use crate::servers::s3s;
+use crate::servers::{rgw, s3s};
 
 const CHUNK: usize = 1 << 20;
 
@@ -67,6 +67,36 @@ async fn incident_64_an_upload_of_20_times_the_budget_stays_within_it() {
     // The meter does count: a part that is being gathered is in memory.
     assert!(peak >= 5 << 20, "{peak} bytes at once");
     opened.remover.remove(&"db/large".parse().unwrap()).await.unwrap();
+}
+
+/// An object that outgrows its parts goes on in segments that the server copies, within the same budget.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn incident_64_an_upload_of_any_length_stays_within_the_budget() {
+    let budget = 20 << 20;
+    // 40 parts of 6 MiB, then segments of 16 MiB: three, and one of which there is only a beginning.
+    let chunks = 40 * 6 + 3 * 16 + 7;
+    for server in [s3s(), rgw()] {
+        let opened = server.open("&part_memory=20&max_parts=100&segment=16");
+        let peak = peak(opened.sink.as_ref(), chunks).await;
+        assert!(peak <= budget + SLACK, "{peak} bytes at once");
+        let key = "db/large".parse().unwrap();
+        let listed = opened.source.list("").await.unwrap();
+        assert_eq!(listed.len(), 1, "segments are removed: {listed:?}");
+        let chunk = noise(CHUNK, 1);
+        let mut read = opened.source.fetch(&key, None, None).await.unwrap();
+        let mut at = 0;
+        while let Some(got) = read.next().await {
+            let mut got = got.unwrap();
+            while !got.is_empty() {
+                let begins = at % CHUNK;
+                let piece = got.split_to(got.len().min(CHUNK - begins));
+                assert!(piece == chunk[begins..begins + piece.len()], "at {at}");
+                at += piece.len();
+            }
+        }
+        assert_eq!(at, chunks * CHUNK);
+        opened.remover.remove(&key).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,9 +12,9 @@ use storage::{Credentials, Opened, StorageConfig};
 use crate::proxy::{Plan, Proxy};
 use crate::servers::{impatient, rgw, s3s};
 
-/// Enough for three parts of 5 MiB, the last of them short.
-const LARGE: usize = 11 << 20;
-/// Parts of the shortest length.
+/// Enough for three parts of 6 MiB, the last of them short.
+const LARGE: usize = 13 << 20;
+/// Short parts: of 6 MiB.
 const SMALL_PARTS: &str = "&part_memory=20";
 
 fn place(opened: &Opened) -> Place {
@@ -70,7 +70,7 @@ async fn ceph_lists_more_than_a_page() {
 async fn s3s_keeps_the_promises_of_every_port() {
     // It has no ListMultipartUploads, and answers 500 to a HEAD of a folder's name.
     let place =
-        place(&s3s().open(SMALL_PARTS)).with_large((5 << 20) + 1_000).without_folders().without_sweep();
+        place(&s3s().open(SMALL_PARTS)).with_large((6 << 20) + 1_000).without_folders().without_sweep();
     store_suite::sink(&place).await;
     store_suite::source(&place).await;
     store_suite::remover(&place).await;
@@ -180,6 +180,24 @@ async fn incident_67_leftovers_of_an_interrupted_upload_are_swept() {
     // And the run after it works.
     put(sink.as_ref(), &key("db/interrupted"), &[b"next"]).await.unwrap();
     assert_eq!(opened.source.list("").await.unwrap().len(), 2);
+}
+
+/// A segment that a killed run left is no backup; it is removed by its age, and nothing else is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn incident_67_leftover_segments_are_swept() {
+    let opened = rgw().open(SMALL_PARTS);
+    for name in
+        ["db/data.strongroom", "db/data.strongroom.segment-00c0ffee-41", "db.segment-x/data.strongroom"]
+    {
+        put(opened.sink.as_ref(), &key(name), &[b"x"]).await.unwrap();
+    }
+    let now = Timestamp::now();
+    let hour = SignedDuration::from_hours(1);
+    assert_eq!(opened.remover.sweep_unfinished(now - hour).await.unwrap().uploads, 0);
+    assert_eq!(opened.remover.sweep_unfinished(now + hour).await.unwrap().uploads, 1);
+    let left: Vec<String> =
+        opened.source.list("").await.unwrap().iter().map(|found| found.key.to_string()).collect();
+    assert_eq!(left, ["db.segment-x/data.strongroom", "db/data.strongroom"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
