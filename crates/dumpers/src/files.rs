@@ -7,7 +7,7 @@ use backup_core::{
     Context, Dump, DumpFormat, RestorePlan, RestoreRequest, Restored, Restorer, Result, Stage,
 };
 
-use crate::publish::{Draft, blocking, check_new};
+use crate::publish::{Draft, blocking, check_new, tidying};
 
 /// Writes the bytes of a dump to a new file of mode 0600, which appears only when it is whole.
 #[derive(Debug)]
@@ -32,12 +32,14 @@ impl Restorer for FileRestorer {
     async fn plan(&self, _cx: &Context, request: RestoreRequest) -> Result<RestorePlan> {
         let path = self.path.clone();
         let (len, existing) = (request.source_len, request.into_existing);
-        blocking(move || check_new(&path, len, existing)).await?;
+        let mut steps = blocking(move || {
+            check_new(&path, len, existing)?;
+            Ok(tidying(&path))
+        })
+        .await?;
         let name = self.path.display();
-        let steps = vec![
-            format!("write the {} dump to a hidden file beside {name}", request.format),
-            format!("after its verified end give it the name {name}"),
-        ];
+        steps.push(format!("write the {} dump to a hidden file beside {name}", request.format));
+        steps.push(format!("after its verified end give it the name {name}"));
         Ok(RestorePlan::looked_at(request, name.to_string(), steps))
     }
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use backup_core::{Context, Dump, Error, ErrorKind, Result, Stage};
 use tempfile::NamedTempFile;
 
+use crate::leftovers::{self, Leftover};
+
 /// A file under another name beside its target, readable by its owner only; removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Draft {
@@ -57,7 +59,9 @@ pub(crate) fn check_new(target: &Path, len: Option<u64>, may_exist: bool) -> Res
             .with_hint("choose a new name, or allow restoring into what exists")));
     }
     if let (Some(len), Ok(disk)) = (len, rustix::fs::statvfs(folder)) {
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        // A leftover is taken away before the first byte is written.
+        let leftovers: u64 = leftovers::find(target).iter().map(Leftover::len).sum();
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize).saturating_add(leftovers);
         if len > free {
             let what = format!("has {free} bytes free, {len} are needed");
             return Err(at(Error::new(ErrorKind::Unavailable, folder.display().to_string(), what)
@@ -67,8 +71,17 @@ pub(crate) fn check_new(target: &Path, len: Option<u64>, may_exist: bool) -> Res
     Ok(())
 }
 
+/// What a plan says of the hidden files that killed restores to `target` left behind.
+pub(crate) fn tidying(target: &Path) -> Vec<String> {
+    let say = |leftover: &Leftover| {
+        format!("remove {}, which a restore left that was killed", leftover.path().display())
+    };
+    leftovers::find(target).iter().map(say).collect()
+}
+
 impl Draft {
-    /// Writes the whole dump into a new hidden file beside `target` and syncs it.
+    /// Writes the whole dump into a new hidden file beside `target` and syncs it. What killed
+    /// restores to the same name left behind goes first.
     ///
     /// Dropping the future removes the file.
     pub(crate) async fn write(cx: &Context, target: &Path, mut dump: Dump) -> Result<(Self, u64)> {
@@ -99,13 +112,13 @@ impl Draft {
     }
 
     fn begin(target: &Path) -> Result<Self> {
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let short: String = name.chars().take(100).collect();
-        let file = tempfile::Builder::new()
-            .prefix(&format!(".{short}."))
-            .suffix(".partial")
-            .tempfile_in(folder_of(target))
-            .map_err(|error| file_error(target, "cannot be begun", error))?;
+        for leftover in leftovers::find(target) {
+            let path = leftover.path().to_owned();
+            leftover
+                .remove()
+                .map_err(|error| file_error(&path, "is left over and cannot be removed", error))?;
+        }
+        let file = leftovers::begin(target).map_err(|error| file_error(target, "cannot be begun", error))?;
         Ok(Self { file, target: target.to_owned() })
     }
 

@@ -22,9 +22,9 @@ fn copy(lab: &Lab) -> Lab {
     copy
 }
 
-/// A backup that is killed instead of its n-th `call`; whether it was.
-fn killed_backup(lab: &Lab, call: &str, n: usize) -> bool {
-    let inner = lab.command(BACKUP);
+/// A command that is killed instead of its n-th `call`; whether it was.
+fn is_killed(lab: &Lab, args: &[&str], call: &str, n: usize) -> bool {
+    let inner = lab.command(args);
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
     strace.args(["-e", &format!("inject={call}:signal=SIGKILL:when={n}")]);
@@ -59,7 +59,7 @@ fn kill_everywhere(template: &Lab, earlier: &BTreeSet<String>) -> usize {
         let mut n = 1;
         loop {
             let lab = copy(template);
-            if !killed_backup(&lab, call, n) {
+            if !is_killed(&lab, &BACKUP, call, n) {
                 break;
             }
             killed += 1;
@@ -94,4 +94,29 @@ fn a_backup_killed_at_any_step_leaves_every_earlier_one_whole() {
     assert_eq!(earlier.len(), 2);
     let killed = kill_everywhere(&lab, &earlier);
     assert!(killed >= 20, "only {killed} runs were killed");
+}
+
+/// A killed restore leaves plaintext under a hidden name. The next one to the same name takes it away.
+#[test]
+fn what_a_killed_restore_left_is_named_and_removed_by_the_next() {
+    let lab = Lab::with_keys();
+    lab.database("app.db", 300);
+    lab.run(BACKUP).ok();
+    for to in ["sqlite:new/app.db", "file:new/app.db"] {
+        std::fs::create_dir(lab.path("new")).unwrap();
+        let restore = ["restore", "app@latest", "-d", "./b", "-i", "key.pem", "--to", to];
+        let mut n = 1;
+        while lab.tree("new").is_empty() {
+            assert!(is_killed(&lab, &restore, "renameat2", n), "{to}: no restore was killed over its file");
+            n += 1;
+        }
+        let [left] = &lab.tree("new")[..] else { panic!("{to}: {:?}", lab.tree("new")) };
+        assert!(left.starts_with(".app.db.") && left.ends_with(".partial"), "{to}: {left}");
+        let plan = lab.run(restore.iter().chain(&["--dry-run"])).ok();
+        assert!(plan.text().contains(&format!("remove new/{left}")), "{}", plan.text());
+        assert_eq!(lab.tree("new"), std::slice::from_ref(left), "{to}: a plan changes nothing");
+        lab.run(restore).ok();
+        assert_eq!(lab.tree("new"), ["app.db"], "{to}");
+        std::fs::remove_dir_all(lab.path("new")).unwrap();
+    }
 }

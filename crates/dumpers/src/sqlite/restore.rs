@@ -17,7 +17,7 @@ use super::error::{SqliteError, companions, plain};
 use super::image::{HEADER_LEN, ImageHeader};
 use super::{SQLITE_IMAGE, SqliteConfig};
 use crate::command::unaccepted;
-use crate::publish::{Draft, blocking, check_new};
+use crate::publish::{Draft, blocking, check_new, tidying};
 
 /// Restores into a new file, or by SQLite's own backup transaction over an existing database.
 #[derive(Debug, Clone)]
@@ -60,13 +60,13 @@ impl Restorer for SqliteRestorer {
             return Err(unaccepted(&name, &request.format));
         }
         let (this, len, may_exist) = (self.clone(), request.source_len, request.into_existing);
-        let exists = blocking(move || {
+        let (exists, mut steps) = blocking(move || {
             check_new(&this.path, len, may_exist)?;
             let exists = this.path.exists();
             if !exists {
                 this.check_companions()?;
             }
-            Ok(exists)
+            Ok((exists, tidying(&this.path)))
         })
         .await?;
         let last = if exists {
@@ -74,11 +74,11 @@ impl Restorer for SqliteRestorer {
         } else {
             format!("give it the name {name}")
         };
-        let steps = vec![
+        steps.extend([
             format!("write the database to a hidden file beside {name}"),
             "check it with PRAGMA quick_check after the verified end of the dump".to_owned(),
             last,
-        ];
+        ]);
         Ok(RestorePlan::looked_at(request, name, steps))
     }
 
