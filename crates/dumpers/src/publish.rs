@@ -16,6 +16,14 @@ pub(crate) struct Draft {
     target: PathBuf,
 }
 
+/// What to try where a target's name is taken.
+pub(crate) const TAKEN_HINT: &str =
+    "choose a new name, or allow restoring into what exists (flag --into-existing)";
+
+/// What to try where a dump has no byte.
+pub(crate) const EMPTY_HINT: &str = "look at what should have written it; if an empty dump is right, set allow_empty = true in the source's table \
+     of the configuration file";
+
 /// An error about a file, with the kind that the system's answer deserves.
 pub(crate) fn file_error(path: &Path, what: &str, error: std::io::Error) -> Error {
     use std::io::ErrorKind as Io;
@@ -56,7 +64,7 @@ pub(crate) fn check_new(target: &Path, len: Option<u64>, may_exist: bool) -> Res
     }
     if target.symlink_metadata().is_ok() && !may_exist {
         return Err(at(Error::new(ErrorKind::Conflict, target.display().to_string(), "already exists")
-            .with_hint("choose a new name, or allow restoring into what exists")));
+            .with_hint(TAKEN_HINT)));
     }
     if let (Some(len), Ok(disk)) = (len, rustix::fs::statvfs(folder)) {
         // A leftover is taken away before the first byte is written.

@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use serde::Deserialize;
 
 use crate::produce::{Outlet, produce};
+use crate::publish::EMPTY_HINT;
 
 const SUBJECT: &str = "standard input";
 const CHUNK: usize = 1024 * 1024;
@@ -118,7 +119,7 @@ fn read_all(mut input: Box<dyn Read + Send>, allow_empty: bool, outlet: &Outlet)
     if total == 0 && !allow_empty {
         return Err(Error::new(ErrorKind::Tool, SUBJECT, "held nothing at all")
             .at(Stage::Dump)
-            .with_hint("check the program that writes it; if an empty dump is right, set allow_empty"));
+            .with_hint(EMPTY_HINT));
     }
     Ok(DumpReport { engine: "stdin".to_owned(), ..DumpReport::default() })
 }

@@ -147,8 +147,7 @@ async fn attempt(
     };
     let done =
         stored(around, settings, source, id, Stored { place, state: &state, host, recipients, cx: &cx })
-            .await
-            .map_err(|failure| name_allow_empty(failure, &source.name));
+            .await;
     bar.done();
     if let Some(log) = log {
         around.printer.detail(&format!("log of this run: {}", log.path().display()));
@@ -158,19 +157,6 @@ async fn attempt(
         });
     }
     done
-}
-
-/// An empty dump is allowed by a key of the configuration, and by nothing else.
-fn name_allow_empty(failure: Failure, source: &SourceName) -> Failure {
-    match failure {
-        Failure::Error(error) if error.hint().is_some_and(|hint| hint.contains("set allow_empty")) => {
-            Failure::Error(error.with_hint(format!(
-                "look at what should have written it; if an empty dump is right, set allow_empty = true in \
-                 [sources.{source}] of the configuration file; no flag does"
-            )))
-        }
-        other => other,
-    }
 }
 
 /// What a run has opened before it looks at the database.

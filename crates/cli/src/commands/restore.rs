@@ -140,12 +140,6 @@ impl Restore {
         let outcome =
             pipeline::restore(&cx, source, trust, decryptor.as_ref(), restorer.as_ref(), &at, options).await;
         bar.done();
-        let outcome = outcome.map_err(|error| match error.hint() {
-            Some(hint) if hint.contains("allow restoring into what exists") => error.with_hint(
-                "choose a new name with --to, or allow restoring into what exists with --into-existing",
-            ),
-            _ => error,
-        });
         let (document, text) = match outcome? {
             RestoreOutcome::Planned(manifest, plan) => {
                 notice::warn_unless_encrypted(&around.printer, manifest.manifest());

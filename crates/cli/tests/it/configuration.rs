@@ -41,7 +41,7 @@ fn messages_name_the_flag_or_key_to_change() {
     for empty in [["backup", "-", "--name", "n"].as_slice(), &["backup", "--command", "--name", "n"]] {
         let program: &[&str] = if empty.contains(&"-") { &[] } else { &["--", "true"] };
         let ran = lab.run(empty.iter().chain(&to).chain(program));
-        ran.fails(14, "set allow_empty = true in [sources.n]");
+        ran.fails(14, "set allow_empty = true in the source");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use backup_core::{Error, ErrorKind};
 
+use crate::publish::TAKEN_HINT;
 use crate::tool::{ToolError, ToolVersion};
 
 /// How a server or its tools failed us. Holds no secret.
@@ -144,9 +145,7 @@ impl PostgresError {
             Self::DumpTooNew(_) => {
                 (ErrorKind::Unsupported, "restore to a server as new as the one that was dumped".to_owned())
             }
-            Self::Exists => {
-                (ErrorKind::Conflict, "choose a new name, or allow restoring into what exists".to_owned())
-            }
+            Self::Exists => (ErrorKind::Conflict, TAKEN_HINT.to_owned()),
             Self::Tool(error @ ToolError::Missing { .. }) => {
                 return Error::from(error.clone())
                     .with_hint("install the PostgreSQL client programs, or name their folder in tool_dirs");

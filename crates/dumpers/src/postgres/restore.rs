@@ -140,7 +140,7 @@ impl Restorer for PostgresRestorer {
         }
         if !exists && self.config.clean {
             return Err(Error::new(ErrorKind::Config, subject, "clean is for a database that exists")
-                .with_hint("leave clean out, or allow restoring into what exists"));
+                .with_hint("leave clean out, or allow restoring into what exists (flag --into-existing)"));
         }
         if !exists {
             self.refuse_without_createdb(&looked)?;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use backup_core::{Error, ErrorKind};
 
+use crate::publish::EMPTY_HINT;
+
 /// How a program failed us. Holds masked text only.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -152,10 +154,7 @@ impl From<ToolError> for Error {
             ToolError::Exited { tool, .. } | ToolError::Signalled { tool, .. } => {
                 (ErrorKind::Tool, format!("the last lines of {tool} say why; nothing was kept of this run"))
             }
-            ToolError::NoOutput { .. } => (
-                ErrorKind::Tool,
-                "run the command by hand; if an empty result is right, set allow_empty".to_owned(),
-            ),
+            ToolError::NoOutput { .. } => (ErrorKind::Tool, EMPTY_HINT.to_owned()),
             ToolError::Outlived { .. } => {
                 (ErrorKind::Tool, "let the command wait for everything it starts before it ends".to_owned())
             }
