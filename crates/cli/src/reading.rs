@@ -94,6 +94,7 @@ impl Reader {
                 ));
             }
             if let Ok(at) = &at {
+                warn_of_disbelieved(around, &listed, selector);
                 around.printer.say(&format!("{selector} is {}", at.id));
             }
         }
@@ -138,6 +139,21 @@ impl Reader {
             None => Ok(Vec::new()),
         }
     }
+}
+
+/// What `latest` passed over may have been newer than what it chose.
+fn warn_of_disbelieved(around: &Surroundings, listed: &[Listed], selector: &Selector) {
+    let mut disbelieved = listed.iter().filter_map(|entry| Some((entry, entry.manifest.as_ref().err()?)));
+    let Some((entry, why)) = disbelieved.next() else { return };
+    let more = match disbelieved.count() {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    around.printer.warn(&format!(
+        "{selector} passes over {}, which may be newer and is not believed: {}{more}; `strongroom list` shows all",
+        entry.at.id,
+        why.what(),
+    ));
 }
 
 /// The private side, asked for only after everything that needs no key was checked.

@@ -285,3 +285,18 @@ fn incident_18_19_20_the_backing_up_host_cannot_read_its_backups() {
     // And it goes on backing up, unattended.
     lab.run(["backup", "sqlite:app.db", "-d", "./b", "-r", "key.pub.pem"]).ok();
 }
+
+/// A machine that has not seen the newest backup cannot miss it. What it cannot read there is told.
+#[test]
+fn a_newest_backup_that_cannot_be_read_is_not_passed_over_in_silence() {
+    let mut lab = backed_up();
+    let owner = owner(&lab);
+    let done = lab.run(["--json", "backup", "sqlite:app.db", "-d", "./b", "-r", "key.pub.pem"]).ok().json();
+    let newest = done["completed"].as_str().unwrap();
+    lab.write(&format!("b/app/{newest}/manifest.json"), "{}");
+    lab.set("STRONGROOM_STATE_DIR", lab.path("another-machine").display().to_string());
+    let ran = lab.run(["show", "app@latest", "-d", "./b", "--owner", &owner]).ok();
+    assert!(ran.text().contains("number 1"), "{}", ran.text());
+    let told = format!("app@latest passes over {newest}, which may be newer");
+    assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+}
