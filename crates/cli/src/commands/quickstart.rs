@@ -120,8 +120,12 @@ impl Quickstart {
         say("5. restoring into a new database");
         if paths.restored.exists() {
             // Made by an earlier quickstart, as the check of the folder has found.
-            std::fs::remove_file(&paths.restored)
-                .map_err(|e| crate::failure::io_error(&paths.restored, "remove", e))?;
+            for suffix in ["-wal", "-shm", ""] {
+                let path = PathBuf::from(format!("{}{suffix}", paths.restored.display()));
+                if path.exists() {
+                    std::fs::remove_file(&path).map_err(|e| crate::failure::io_error(&path, "remove", e))?;
+                }
+            }
         }
         let restorer = wiring::restorer(&TargetConfig::Sqlite(SqliteConfig::new(&paths.restored)))?;
         let options = pipeline::RestoreOptions::default();
@@ -180,8 +184,8 @@ fn whereabouts(paths: &Paths) -> String {
 fn check_folder(dir: &Path, paths: &Paths) -> Outcome {
     let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
     let ours = ["sample.db", "keys", "backups", "state", "restored.db"];
-    let ours =
-        |name: &str| ours.contains(&name) || name.starts_with(".sample.db") || name.starts_with("sample.db-");
+    let beside = [".sample.db", "sample.db-", ".restored.db", "restored.db-"];
+    let ours = |name: &str| ours.contains(&name) || beside.iter().any(|start| name.starts_with(start));
     let foreign =
         entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).find(|name| !ours(name));
     let half = paths.key.exists() != paths.public.exists();

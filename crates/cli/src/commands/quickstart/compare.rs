@@ -54,7 +54,9 @@ struct Database<'a> {
 
 impl<'a> Database<'a> {
     fn open(path: &'a Path) -> Result<Self> {
-        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        // One that may only read could not remove the log that every reader of a database in WAL mode
+        // makes.
+        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
             .map_err(|e| Self::error(path, &e))?;
         Ok(Self { db, path })
     }

@@ -92,6 +92,8 @@ fn fill(cx: &Context, path: &Path) -> Result<()> {
         })?;
     }
     tx.commit().map_err(sqlite)?;
+    // As an application would have it: its writers go on while it is backed up.
+    db.pragma_update(None, "journal_mode", "wal").map_err(sqlite)?;
     db.close().map_err(|(_, e)| sqlite(e))
 }
 
