@@ -161,7 +161,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "STRONGROOM_NO_ENCRYPTION",
         Kind::Switch,
         "false",
-        "Store backups that anyone who can read the destination can read.",
+        "Store backups that anyone who can read the destination can read. Of this and `keys.recipients` the one \
+         that is set higher up wins (command line, environment, source's table, general settings); both in one \
+         place are refused.",
     ),
     setting(
         "trust.owner",
