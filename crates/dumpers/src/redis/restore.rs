@@ -81,8 +81,9 @@ impl RedisRestorer {
             0 => "already holds functions".to_owned(),
             keys => format!("already holds {keys} keys"),
         };
-        Error::new(ErrorKind::Conflict, self.endpoint.to_string(), what)
-            .with_hint("restore to an empty server, or allow restoring into what exists (flag --into-existing)")
+        Error::new(ErrorKind::Conflict, self.endpoint.to_string(), what).with_hint(
+            "restore to an empty server, or allow restoring into what exists (flag --into-existing)",
+        )
     }
 
     async fn apply(&self, cx: &Context, writer: &mut Writer, dump: &mut Dump) -> Result<(RdbContents, u64)> {
