@@ -13,6 +13,7 @@ mod memory;
 mod origin;
 mod postgres;
 mod quickstart;
+mod redis;
 mod s3;
 mod source;
 mod sqlite;

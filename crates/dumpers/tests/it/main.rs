@@ -10,6 +10,7 @@ mod postgres_restore;
 mod postgres_versions;
 mod processes;
 mod redis;
+mod redis_faults;
 mod redis_server;
 mod server;
 mod sqlite;

@@ -78,6 +78,17 @@ pub(crate) fn fill(server: &RedisServer) {
     run("PFADD hyperloglog a b c".to_owned());
     run("SETBIT bits 100000 1".to_owned());
     run("GEOADD geo 13.4 52.5 berlin".to_owned());
+    // Fields with times to live, where the server has them.
+    let mut session = server.session();
+    session.run("HSET hash:fading a 1 b 2 c 3");
+    for (hash, field) in [("hash:fading", "b"), ("hash:table", "field-3")] {
+        session.run(&format!("HPEXPIRE {hash} 100000000 FIELDS 1 {field}"));
+    }
+    let mut session = server.session();
+    let mut run = |command: String| {
+        let answer = session.run(&command);
+        assert!(!matches!(answer, Answer::Refused(_)), "{command}: {answer:?}");
+    };
     run("SELECT 3".to_owned());
     run("SET string:other-database v".to_owned());
     run("SELECT 15".to_owned());
@@ -103,6 +114,12 @@ async fn round_trip(source: &RedisServer, target: &RedisServer, alike: bool) {
     assert_eq!(target.run("FCALL answer 0"), Answer::Number(42));
     // Servers of different ages tell different things of a consumer.
     let all = if alike { "XINFO STREAM stream:a FULL COUNT 0" } else { "XINFO GROUPS stream:a" };
+    let fading = "HPEXPIRETIME hash:fading FIELDS 2 a b";
+    let fading_too = "HPEXPIRETIME hash:table FIELDS 2 field-3 field-4";
+    if alike {
+        assert_eq!(target.run(fading), source.run(fading));
+        assert_eq!(target.run(fading_too), source.run(fading_too));
+    }
     for query in [all, "XPENDING stream:a group", "TYPE stream:empty", "OBJECT ENCODING list:quick"] {
         assert_eq!(without_times(target.run(query)), without_times(source.run(query)), "{query}");
     }

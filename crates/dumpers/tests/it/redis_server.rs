@@ -120,6 +120,11 @@ impl RedisServer {
             other => panic!("{other:?}"),
         }
     }
+
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
 }
 
 impl Drop for RedisServer {

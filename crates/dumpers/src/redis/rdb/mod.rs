@@ -11,6 +11,8 @@ mod input;
 mod inspect;
 pub(super) mod lzf;
 mod parser;
+#[cfg(test)]
+mod tests;
 
 pub use error::RdbError;
 pub use inspect::RdbInspector;
