@@ -8,7 +8,10 @@ use serde::Deserialize;
 
 use crate::command::{CommandConfig, CommandDumper, CommandRestorer};
 use crate::files::FileRestorer;
-use crate::postgres::{PostgresConfig, PostgresDumper, PostgresInspector, PostgresRestorer};
+use crate::postgres::{
+    PostgresClusterDumper, PostgresClusterInspector, PostgresConfig, PostgresDumper, PostgresInspector,
+    PostgresRestorer,
+};
 use crate::redis::{RdbInspector, RedisConfig, RedisDumper, RedisRestorer};
 use crate::sqlite::{SqliteConfig, SqliteDumper, SqliteInspector, SqliteRestorer};
 use crate::stdin::{StdinConfig, StdinDumper};
@@ -141,6 +144,9 @@ pub fn keys_of_url(url: &str) -> Result<Vec<(&'static str, String)>> {
 /// `Config` for settings that cannot work.
 pub fn open_source(config: &SourceConfig) -> Result<Arc<dyn Dumper>> {
     Ok(match config {
+        SourceConfig::Postgresql(config) if config.is_whole_server() => {
+            Arc::new(PostgresClusterDumper::new(config)?)
+        }
         SourceConfig::Postgresql(config) => Arc::new(PostgresDumper::new(config)?),
         SourceConfig::Sqlite(config) => Arc::new(SqliteDumper::new(config)),
         SourceConfig::Redis(config) => Arc::new(RedisDumper::new(config)?),
@@ -166,7 +172,12 @@ pub fn open_target(config: &TargetConfig) -> Result<Arc<dyn Restorer>> {
 /// The readers of every format that is understood here.
 #[must_use]
 pub fn inspectors() -> Vec<Arc<dyn Inspector>> {
-    vec![Arc::new(PostgresInspector), Arc::new(SqliteInspector), Arc::new(RdbInspector)]
+    vec![
+        Arc::new(PostgresInspector),
+        Arc::new(PostgresClusterInspector),
+        Arc::new(SqliteInspector),
+        Arc::new(RdbInspector),
+    ]
 }
 
 enum Scheme {

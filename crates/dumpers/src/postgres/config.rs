@@ -148,10 +148,13 @@ impl PostgresConfig {
         Ok(config)
     }
 
-    /// A name for a source of this database: that of the database.
+    /// A name for a source: that of the database, or of the host for a whole server.
     #[must_use]
     pub fn default_name(&self) -> Option<String> {
         let connection = self.connection().ok()?;
+        if self.is_whole_server() {
+            return connection.get("PGHOST").or_else(|| connection.get("PGSERVICE")).map(str::to_owned);
+        }
         connection.get("PGDATABASE").or_else(|| connection.get("PGSERVICE")).map(str::to_owned)
     }
 
@@ -226,16 +229,24 @@ impl Connection {
 
     /// How messages speak of it: `database "x" at host`, without any secret.
     pub(crate) fn describe(&self) -> String {
-        let place = match (self.get("PGHOST"), self.get("PGPORT"), self.get("PGSERVICE")) {
+        match self.database() {
+            Some(name) => format!("database {name:?}{}", self.place()),
+            None => self.describe_server(),
+        }
+    }
+
+    /// How messages speak of the server.
+    pub(crate) fn describe_server(&self) -> String {
+        format!("PostgreSQL{}", self.place())
+    }
+
+    fn place(&self) -> String {
+        match (self.get("PGHOST"), self.get("PGPORT"), self.get("PGSERVICE")) {
             (Some(host), Some(port), _) => format!(" at {host}:{port}"),
             (Some(host), None, _) => format!(" at {host}"),
             (None, _, Some(service)) => format!(" of service {service}"),
             (None, Some(port), None) => format!(" at port {port}"),
             (None, None, None) => String::new(),
-        };
-        match self.database() {
-            Some(name) => format!("database {name:?}{place}"),
-            None => format!("PostgreSQL{place}"),
         }
     }
 

@@ -8,6 +8,7 @@
 //! same major version is preferred, because only it gives a dump that the same server surely reads.
 
 mod archive;
+mod cluster;
 mod config;
 mod dump;
 mod error;
@@ -22,6 +23,7 @@ mod tools;
 use backup_core::{Error, ErrorKind, Result};
 
 pub use archive::{ArchiveContents, ArchiveError, ArchiveParser};
+pub use cluster::{PG_BUNDLE, PostgresClusterDumper, PostgresClusterInspector};
 pub use config::{Owners, PostgresConfig};
 pub use dump::PostgresDumper;
 pub use error::PostgresError;

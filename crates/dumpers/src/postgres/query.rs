@@ -41,6 +41,16 @@ impl Psql {
         Self { client: self.client.clone(), connection: self.connection.with_database(database) }
     }
 
+    /// The same program, a database that every server has.
+    pub(super) async fn maintenance(&self, cx: &Context) -> Result<Self, PostgresError> {
+        let psql = self.on("postgres");
+        match psql.run(cx, "SELECT 1").await {
+            Err(PostgresError::NoDatabase(_)) => Ok(psql.on("template1")),
+            Err(error) => Err(error),
+            Ok(_) => Ok(psql),
+        }
+    }
+
     /// Runs statements; the answer is whatever they print.
     pub(super) async fn run(&self, cx: &Context, sql: &str) -> Result<Vec<u8>, PostgresError> {
         let command = ToolCommand::new(&self.client.path).args([
@@ -50,6 +60,8 @@ impl Psql {
             "--tuples-only",
             "--no-password",
             "--set=ON_ERROR_STOP=1",
+            // Without the line of the statement, which may hold a secret.
+            "--set=VERBOSITY=terse",
             "--file=-",
         ]);
         let command = self.connection.give(command).env("PGCLIENTENCODING", "UTF8");

@@ -5,6 +5,7 @@
 //! with less.
 
 mod build;
+mod cluster;
 mod draft;
 mod head;
 mod look;
@@ -21,7 +22,7 @@ use backup_core::{
 use super::config::{Connection, Owners, PostgresConfig};
 use super::error::PostgresError;
 use super::names::identifier;
-use super::{PG_CUSTOM, check_extra_args};
+use super::{PG_BUNDLE, PG_CUSTOM, check_extra_args};
 use crate::command::{unaccepted, waiting};
 use crate::tool::{Places, Waiting};
 use draft::temporary;
@@ -111,13 +112,16 @@ fn unnamed(what: &str) -> Error {
 #[async_trait]
 impl Restorer for PostgresRestorer {
     fn accepts(&self, format: &DumpFormat) -> bool {
-        format.as_str() == PG_CUSTOM
+        [PG_CUSTOM, PG_BUNDLE].contains(&format.as_str())
     }
 
     async fn plan(&self, cx: &Context, request: RestoreRequest) -> Result<RestorePlan> {
         let subject = self.connection.describe();
         if !self.accepts(&request.format) {
             return Err(unaccepted(&subject, &request.format));
+        }
+        if request.format.as_str() == PG_BUNDLE {
+            return self.plan_cluster(cx, request).await;
         }
         let target = self.target()?;
         let psql = self.maintenance(cx).await.map_err(|error| self.fail(error))?;
@@ -164,6 +168,9 @@ impl Restorer for PostgresRestorer {
     }
 
     async fn restore(&self, cx: &Context, plan: RestorePlan, dump: Dump) -> Result<Restored> {
+        if dump.format.as_str() == PG_BUNDLE {
+            return self.restore_cluster(cx, plan, dump).await;
+        }
         cx.check(plan.target())?;
         let target = self.target()?;
         let (head, bytes) = Head::read(cx, dump.bytes).await?;

@@ -4,7 +4,9 @@
 
 mod command;
 mod inspectors;
+mod own_server;
 mod postgres;
+mod postgres_cluster;
 mod postgres_faults;
 mod postgres_restore;
 mod postgres_versions;

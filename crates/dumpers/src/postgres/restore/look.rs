@@ -79,12 +79,7 @@ impl Looked {
 impl PostgresRestorer {
     /// A way to ask the server that does not need the target to exist.
     pub(super) async fn maintenance(&self, cx: &Context) -> Result<Psql, PostgresError> {
-        let psql = Psql::find(cx, &self.places, &self.connection).await?.on("postgres");
-        match psql.run(cx, "SELECT 1").await {
-            Err(PostgresError::NoDatabase(_)) => Ok(psql.on("template1")),
-            Err(error) => Err(error),
-            Ok(_) => Ok(psql),
-        }
+        Psql::find(cx, &self.places, &self.connection).await?.maintenance(cx).await
     }
 
     /// Looks at the server, and whether databases of these names exist.
