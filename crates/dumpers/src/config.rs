@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::command::{CommandConfig, CommandDumper, CommandRestorer};
 use crate::files::FileRestorer;
+use crate::firestore::{FirestoreConfig, FirestoreDumper, FirestoreInspector, FirestoreRestorer};
 use crate::postgres::{
     PostgresClusterDumper, PostgresClusterInspector, PostgresConfig, PostgresDumper, PostgresInspector,
     PostgresRestorer,
@@ -29,6 +30,8 @@ pub enum SourceConfig {
     /// A Redis or Valkey server, all of its databases.
     #[serde(alias = "valkey")]
     Redis(RedisConfig),
+    /// A Firestore database.
+    Firestore(FirestoreConfig),
     /// Any program's output.
     Command(CommandConfig),
     /// Our own standard input.
@@ -48,6 +51,8 @@ pub enum TargetConfig {
     /// A Redis or Valkey server, empty before the restore.
     #[serde(alias = "valkey")]
     Redis(RedisConfig),
+    /// A Firestore database, or a document of one to restore below.
+    Firestore(FirestoreConfig),
     /// Any program's input.
     Command(CommandConfig),
     /// A file that gets the dump as it is.
@@ -72,11 +77,13 @@ impl SourceConfig {
             Scheme::Postgres => PostgresConfig::from_url(url).map(Self::Postgresql),
             Scheme::Sqlite => path_of(url, "sqlite:").map(|path| Self::Sqlite(SqliteConfig::new(path))),
             Scheme::Redis => RedisConfig::from_url(url).map(Self::Redis),
+            Scheme::Firestore => FirestoreConfig::from_url(url).map(Self::Firestore),
             Scheme::Stdin => Ok(Self::Stdin(StdinConfig::default())),
             Scheme::File | Scheme::Other => Err(unknown(
                 "source",
                 url,
-                "postgresql://user@host/database, sqlite:path, redis://user@host or - for standard input",
+                "postgresql://user@host/database, sqlite:path, redis://user@host, \
+                 firestore://project/database or - for standard input",
             )),
         }
     }
@@ -93,6 +100,7 @@ impl SourceConfig {
                 let program = PathBuf::from(config.argv.first()?);
                 program.file_stem()?.to_string_lossy().into_owned()
             }
+            Self::Firestore(config) => config.default_name()?,
             Self::Stdin(_) => "stdin".to_owned(),
         };
         let fit = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
@@ -112,10 +120,11 @@ impl TargetConfig {
             Scheme::Postgres => PostgresConfig::from_url(url).map(Self::Postgresql),
             Scheme::Sqlite => path_of(url, "sqlite:").map(|path| Self::Sqlite(SqliteConfig::new(path))),
             Scheme::Redis => RedisConfig::from_url(url).map(Self::Redis),
+            Scheme::Firestore => FirestoreConfig::from_url(url).map(Self::Firestore),
             Scheme::File => path_of(url, "file:").map(|path| Self::File(FileConfig { path })),
             Scheme::Stdin | Scheme::Other => {
-                let usable =
-                    "postgresql://user@host/new_database, sqlite:path, redis://user@host or file:path";
+                let usable = "postgresql://user@host/new_database, sqlite:path, redis://user@host, \
+                    firestore://project/database or file:path";
                 Err(unknown("target", url, usable))
             }
         }
@@ -132,6 +141,7 @@ pub fn keys_of_url(url: &str) -> Result<Vec<(&'static str, String)>> {
         Scheme::Postgres => vec![("type", "postgresql".to_owned()), ("url", url.to_owned())],
         Scheme::Sqlite => vec![("type", "sqlite".to_owned()), ("path", path("sqlite:")?)],
         Scheme::Redis => vec![("type", "redis".to_owned()), ("url", url.to_owned())],
+        Scheme::Firestore => vec![("type", "firestore".to_owned()), ("url", url.to_owned())],
         Scheme::File => vec![("type", "file".to_owned()), ("path", path("file:")?)],
         Scheme::Stdin => vec![("type", "stdin".to_owned())],
         Scheme::Other => return Err(unknown("url", url, "that of a database")),
@@ -150,6 +160,7 @@ pub fn open_source(config: &SourceConfig) -> Result<Arc<dyn Dumper>> {
         SourceConfig::Postgresql(config) => Arc::new(PostgresDumper::new(config)?),
         SourceConfig::Sqlite(config) => Arc::new(SqliteDumper::new(config)),
         SourceConfig::Redis(config) => Arc::new(RedisDumper::new(config)?),
+        SourceConfig::Firestore(config) => Arc::new(FirestoreDumper::new(config)?),
         SourceConfig::Command(config) => Arc::new(CommandDumper::new(config.clone())),
         SourceConfig::Stdin(config) => Arc::new(StdinDumper::new(config.clone())),
     })
@@ -164,6 +175,7 @@ pub fn open_target(config: &TargetConfig) -> Result<Arc<dyn Restorer>> {
         TargetConfig::Postgresql(config) => Arc::new(PostgresRestorer::new(config)?),
         TargetConfig::Sqlite(config) => Arc::new(SqliteRestorer::new(config)),
         TargetConfig::Redis(config) => Arc::new(RedisRestorer::new(config)?),
+        TargetConfig::Firestore(config) => Arc::new(FirestoreRestorer::new(config)?),
         TargetConfig::Command(config) => Arc::new(CommandRestorer::new(config.clone())),
         TargetConfig::File(config) => Arc::new(FileRestorer::new(&config.path)),
     })
@@ -177,6 +189,7 @@ pub fn inspectors() -> Vec<Arc<dyn Inspector>> {
         Arc::new(PostgresClusterInspector),
         Arc::new(SqliteInspector),
         Arc::new(RdbInspector),
+        Arc::new(FirestoreInspector),
     ]
 }
 
@@ -184,6 +197,7 @@ enum Scheme {
     Postgres,
     Sqlite,
     Redis,
+    Firestore,
     File,
     Stdin,
     Other,
@@ -194,6 +208,7 @@ impl Scheme {
         match url.split_once(':').map(|(scheme, _)| scheme) {
             Some("postgres" | "postgresql") => Self::Postgres,
             Some("sqlite") => Self::Sqlite,
+            Some("firestore") => Self::Firestore,
             Some("file") => Self::File,
             Some(_) if RedisConfig::is_url(url) => Self::Redis,
             None if url == "-" => Self::Stdin,

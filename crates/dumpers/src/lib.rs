@@ -10,6 +10,7 @@ pub mod bundle;
 pub mod command;
 mod config;
 pub mod files;
+pub mod firestore;
 mod leftovers;
 pub mod postgres;
 mod produce;

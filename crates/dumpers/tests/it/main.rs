@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod command;
+mod emulated_firestore;
 mod inspectors;
 mod own_server;
 mod postgres;
