@@ -21,6 +21,7 @@ mod notify;
 pub mod pipeline;
 mod progress;
 mod restore;
+pub mod retention;
 mod seal;
 mod settled;
 mod statement;
