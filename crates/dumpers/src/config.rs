@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::command::{CommandConfig, CommandDumper, CommandRestorer};
 use crate::files::FileRestorer;
 use crate::firestore::{FirestoreConfig, FirestoreDumper, FirestoreInspector, FirestoreRestorer};
+use crate::mysql::{MysqlConfig, MysqlDumper, MysqlInspector, MysqlRestorer};
 use crate::postgres::{
     PostgresClusterDumper, PostgresClusterInspector, PostgresConfig, PostgresDumper, PostgresInspector,
     PostgresRestorer,
@@ -25,6 +26,9 @@ use crate::stdin::{StdinConfig, StdinDumper};
 pub enum SourceConfig {
     /// A PostgreSQL database.
     Postgresql(PostgresConfig),
+    /// Databases of a MySQL or MariaDB server.
+    #[serde(alias = "mariadb")]
+    Mysql(MysqlConfig),
     /// A SQLite database.
     Sqlite(SqliteConfig),
     /// A Redis or Valkey server, all of its databases.
@@ -46,6 +50,9 @@ pub enum SourceConfig {
 pub enum TargetConfig {
     /// A PostgreSQL database, created by the restore.
     Postgresql(PostgresConfig),
+    /// A MySQL or MariaDB database, created by the restore, or each of a dump by its own name.
+    #[serde(alias = "mariadb")]
+    Mysql(MysqlConfig),
     /// A SQLite database file, created by the restore.
     Sqlite(SqliteConfig),
     /// A Redis or Valkey server, empty before the restore.
@@ -75,6 +82,7 @@ impl SourceConfig {
     pub fn from_url(url: &str) -> Result<Self> {
         match Scheme::of(url) {
             Scheme::Postgres => PostgresConfig::from_url(url).map(Self::Postgresql),
+            Scheme::Mysql => MysqlConfig::from_url(url).map(Self::Mysql),
             Scheme::Sqlite => path_of(url, "sqlite:").map(|path| Self::Sqlite(SqliteConfig::new(path))),
             Scheme::Redis => RedisConfig::from_url(url).map(Self::Redis),
             Scheme::Firestore => FirestoreConfig::from_url(url).map(Self::Firestore),
@@ -82,7 +90,7 @@ impl SourceConfig {
             Scheme::File | Scheme::Other => Err(unknown(
                 "source",
                 url,
-                "postgresql://user@host/database, sqlite:path, redis://user@host, \
+                "postgresql://user@host/database, mysql://user@host/database, sqlite:path, redis://user@host, \
                  firestore://project/database or - for standard input",
             )),
         }
@@ -94,6 +102,7 @@ impl SourceConfig {
     pub fn default_name(&self) -> Option<String> {
         let name = match self {
             Self::Postgresql(config) => config.default_name()?,
+            Self::Mysql(config) => config.default_name()?,
             Self::Sqlite(config) => config.path.file_stem()?.to_string_lossy().into_owned(),
             Self::Redis(config) => config.default_name()?,
             Self::Command(config) => {
@@ -118,12 +127,13 @@ impl TargetConfig {
     pub fn from_url(url: &str) -> Result<Self> {
         match Scheme::of(url) {
             Scheme::Postgres => PostgresConfig::from_url(url).map(Self::Postgresql),
+            Scheme::Mysql => MysqlConfig::from_url(url).map(Self::Mysql),
             Scheme::Sqlite => path_of(url, "sqlite:").map(|path| Self::Sqlite(SqliteConfig::new(path))),
             Scheme::Redis => RedisConfig::from_url(url).map(Self::Redis),
             Scheme::Firestore => FirestoreConfig::from_url(url).map(Self::Firestore),
             Scheme::File => path_of(url, "file:").map(|path| Self::File(FileConfig { path })),
             Scheme::Stdin | Scheme::Other => {
-                let usable = "postgresql://user@host/new_database, sqlite:path, redis://user@host, \
+                let usable = "postgresql://user@host/new_database, mysql://user@host/new_database, sqlite:path, redis://user@host, \
                     firestore://project/database or file:path";
                 Err(unknown("target", url, usable))
             }
@@ -158,6 +168,7 @@ pub fn open_source(config: &SourceConfig) -> Result<Arc<dyn Dumper>> {
             Arc::new(PostgresClusterDumper::new(config)?)
         }
         SourceConfig::Postgresql(config) => Arc::new(PostgresDumper::new(config)?),
+        SourceConfig::Mysql(config) => Arc::new(MysqlDumper::new(config)?),
         SourceConfig::Sqlite(config) => Arc::new(SqliteDumper::new(config)),
         SourceConfig::Redis(config) => Arc::new(RedisDumper::new(config)?),
         SourceConfig::Firestore(config) => Arc::new(FirestoreDumper::new(config)?),
@@ -173,6 +184,7 @@ pub fn open_source(config: &SourceConfig) -> Result<Arc<dyn Dumper>> {
 pub fn open_target(config: &TargetConfig) -> Result<Arc<dyn Restorer>> {
     Ok(match config {
         TargetConfig::Postgresql(config) => Arc::new(PostgresRestorer::new(config)?),
+        TargetConfig::Mysql(config) => Arc::new(MysqlRestorer::new(config)?),
         TargetConfig::Sqlite(config) => Arc::new(SqliteRestorer::new(config)),
         TargetConfig::Redis(config) => Arc::new(RedisRestorer::new(config)?),
         TargetConfig::Firestore(config) => Arc::new(FirestoreRestorer::new(config)?),
@@ -187,6 +199,7 @@ pub fn inspectors() -> Vec<Arc<dyn Inspector>> {
     vec![
         Arc::new(PostgresInspector),
         Arc::new(PostgresClusterInspector),
+        Arc::new(MysqlInspector),
         Arc::new(SqliteInspector),
         Arc::new(RdbInspector),
         Arc::new(FirestoreInspector),
@@ -195,6 +208,7 @@ pub fn inspectors() -> Vec<Arc<dyn Inspector>> {
 
 enum Scheme {
     Postgres,
+    Mysql,
     Sqlite,
     Redis,
     Firestore,
@@ -207,6 +221,7 @@ impl Scheme {
     fn of(url: &str) -> Self {
         match url.split_once(':').map(|(scheme, _)| scheme) {
             Some("postgres" | "postgresql") => Self::Postgres,
+            Some("mysql" | "mariadb") => Self::Mysql,
             Some("sqlite") => Self::Sqlite,
             Some("firestore") => Self::Firestore,
             Some("file") => Self::File,
@@ -274,12 +289,16 @@ mod tests {
             assert!(matches!(SourceConfig::from_url(url), Ok(SourceConfig::Redis(_))), "{url}");
             assert!(matches!(TargetConfig::from_url(url), Ok(TargetConfig::Redis(_))), "{url}");
         }
+        for url in ["mysql://h/d", "mariadb://h/d"] {
+            assert!(matches!(SourceConfig::from_url(url), Ok(SourceConfig::Mysql(_))));
+            assert!(matches!(TargetConfig::from_url(url), Ok(TargetConfig::Mysql(_))));
+        }
         assert!(matches!(TargetConfig::from_url("file:/x"), Ok(TargetConfig::File(_))));
-        for bad in ["", "x", "mysql://u:hunter2@h/d", "sqlite:", "sqlite://host/x", "hunter2:y@h"] {
+        for bad in ["", "x", "oracle://u:hunter2@h/d", "sqlite:", "sqlite://host/x", "hunter2:y@h"] {
             let error = SourceConfig::from_url(bad).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{bad}");
         }
-        let error = SourceConfig::from_url("mysql://u:hunter2@h/d").unwrap_err();
+        let error = SourceConfig::from_url("oracle://u:hunter2@h/d").unwrap_err();
         assert!(!format!("{error:?} {:?}", error.hint()).contains("hunter2"));
     }
 
@@ -302,6 +321,7 @@ mod tests {
             ("sqlite:/a/my shop.sqlite", Some("my_shop")),
             ("postgres://h/orders", Some("orders")),
             ("postgres://h/%20odd", Some("odd")),
+            ("mysql://h/shop", Some("shop")),
             ("postgres://h", None),
             ("-", Some("stdin")),
         ] {

@@ -12,6 +12,7 @@ mod config;
 pub mod files;
 pub mod firestore;
 mod leftovers;
+pub mod mysql;
 pub mod postgres;
 mod produce;
 mod publish;

@@ -94,6 +94,12 @@ impl ToolCommand {
         self
     }
 
+    /// Masks a value that reaches the program by another way wherever the program repeats it.
+    pub(crate) fn masking(mut self, value: &Secret) -> Self {
+        self.secrets.push(value.clone());
+        self
+    }
+
     /// Passes a variable of our own environment on.
     pub(crate) fn pass_env(mut self, name: &str) -> Self {
         self.passed.push(name.to_owned());

@@ -6,6 +6,8 @@ mod command;
 mod emulated_firestore;
 mod inspectors;
 mod own_server;
+mod mysql;
+mod mysql_server;
 mod postgres;
 mod postgres_cluster;
 mod postgres_faults;

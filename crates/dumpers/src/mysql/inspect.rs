@@ -1,0 +1,76 @@
+//! Dumps checked on their way, and from end to end.
+
+use async_trait::async_trait;
+use backup_core::{
+    ByteStream, Context, DumpFormat, Error, ErrorKind, Event, Inspection, Inspector, Plain, Result, Stage,
+};
+
+use super::script::{Script, ScriptError};
+use super::{MARIADB_SQL, MYSQL_SQL};
+
+/// The port's error for a text that is no whole dump.
+pub(super) fn not_whole(error: ScriptError) -> Error {
+    Error::new(ErrorKind::Integrity, "SQL dump", format!("not a whole dump: {error}"))
+        .with_hint("use another backup")
+        .with_source(error)
+}
+
+/// Tells the progress of a run each table whose rows begin.
+#[derive(Debug)]
+pub(super) struct Told {
+    cx: Context,
+    told: Option<(String, String)>,
+}
+
+impl Told {
+    pub(super) fn new(cx: &Context) -> Self {
+        Self { cx: cx.clone(), told: None }
+    }
+
+    pub(super) fn look(&mut self, script: &Script) {
+        let table = script.table();
+        if table != self.told.as_ref() {
+            self.told = table.cloned();
+            if let Some((database, name)) = table {
+                self.cx.report(Event::Table(&super::names::qualified(database, name)));
+            }
+        }
+    }
+}
+
+/// Reads `mariadb-sql` and `mysql-sql` dumps to their end and lists their tables.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MysqlInspector;
+
+#[async_trait]
+impl Inspector for MysqlInspector {
+    fn accepts(&self, format: &DumpFormat) -> bool {
+        [MARIADB_SQL, MYSQL_SQL].contains(&format.as_str())
+    }
+
+    async fn inspect(
+        &self,
+        cx: &Context,
+        format: &DumpFormat,
+        mut bytes: ByteStream<Plain>,
+    ) -> Result<Inspection> {
+        let refuse = |error| not_whole(error).at(Stage::Verify);
+        let mut script = Script::new();
+        let mut total = 0;
+        loop {
+            // Also where the input stalls.
+            let next = tokio::select! {
+                biased;
+                () = cx.cancel().cancelled() => {
+                    return Err(Error::cancelled(format.as_str()).at(Stage::Verify));
+                }
+                next = bytes.next() => next,
+            };
+            let Some(chunk) = next.transpose()? else { break };
+            script.push(&chunk, |_, _, _, _| Ok::<_, ScriptError>(())).map_err(refuse)?;
+            total += chunk.len() as u64;
+        }
+        let contents = script.finish().map_err(refuse)?;
+        Ok(Inspection { bytes: total, parsed: true, tables: contents.tables })
+    }
+}
