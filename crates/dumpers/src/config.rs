@@ -149,6 +149,7 @@ pub fn keys_of_url(url: &str) -> Result<Vec<(&'static str, String)>> {
     let path = |scheme| path_of(url, scheme).map(|path| path.to_string_lossy().into_owned());
     Ok(match Scheme::of(url) {
         Scheme::Postgres => vec![("type", "postgresql".to_owned()), ("url", url.to_owned())],
+        Scheme::Mysql => vec![("type", "mysql".to_owned()), ("url", url.to_owned())],
         Scheme::Sqlite => vec![("type", "sqlite".to_owned()), ("path", path("sqlite:")?)],
         Scheme::Redis => vec![("type", "redis".to_owned()), ("url", url.to_owned())],
         Scheme::Firestore => vec![("type", "firestore".to_owned()), ("url", url.to_owned())],
