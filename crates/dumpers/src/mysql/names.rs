@@ -58,19 +58,6 @@ impl Pattern {
     pub(super) fn matches_database(&self, name: &str) -> bool {
         matches(&self.name, name)
     }
-
-    /// Whether it names one thing and no other.
-    pub(super) fn is_exact(&self) -> bool {
-        let mut chars = self.name.chars();
-        while let Some(char) = chars.next() {
-            match char {
-                '\\' => drop(chars.next()),
-                '*' | '?' => return false,
-                _ => {}
-            }
-        }
-        true
-    }
 }
 
 /// The part before the first dot outside of backticks, as a pattern.
@@ -176,6 +163,5 @@ mod tests {
         for (pattern, database, name, expected) in table {
             assert_eq!(Pattern::of_table(pattern).matches(database, name), expected, "{pattern} {name}");
         }
-        assert!(Pattern::of_table("`a*`").is_exact() && !Pattern::of_table("a*").is_exact());
     }
 }

@@ -111,7 +111,7 @@ impl Lexer {
                 } else {
                     // Nothing special: read what was seen as code.
                     self.state = State::Code { last: 0, before_last: 0 };
-                    return text.to_owned().into_iter().any(|byte| self.step(byte));
+                    return text.iter().copied().any(|byte| self.step(byte));
                 }
             }
             State::Line => return byte == b'\n',
