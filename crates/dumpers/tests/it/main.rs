@@ -5,9 +5,9 @@
 mod command;
 mod emulated_firestore;
 mod inspectors;
-mod own_server;
 mod mysql;
 mod mysql_server;
+mod own_server;
 mod postgres;
 mod postgres_cluster;
 mod postgres_faults;
