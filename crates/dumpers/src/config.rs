@@ -11,8 +11,8 @@ use crate::files::FileRestorer;
 use crate::firestore::{FirestoreConfig, FirestoreDumper, FirestoreInspector, FirestoreRestorer};
 use crate::mysql::{MysqlConfig, MysqlDumper, MysqlInspector, MysqlRestorer};
 use crate::postgres::{
-    PostgresClusterDumper, PostgresClusterInspector, PostgresConfig, PostgresDumper, PostgresInspector,
-    PostgresRestorer,
+    ParallelInspector, PostgresClusterDumper, PostgresClusterInspector, PostgresConfig, PostgresDumper,
+    PostgresInspector, PostgresRestorer,
 };
 use crate::redis::{RdbInspector, RedisConfig, RedisDumper, RedisRestorer};
 use crate::sqlite::{SqliteConfig, SqliteDumper, SqliteInspector, SqliteRestorer};
@@ -201,6 +201,7 @@ pub fn inspectors() -> Vec<Arc<dyn Inspector>> {
         Arc::new(PostgresInspector),
         Arc::new(PostgresClusterInspector),
         Arc::new(MysqlInspector),
+        Arc::new(ParallelInspector),
         Arc::new(SqliteInspector),
         Arc::new(RdbInspector),
         Arc::new(FirestoreInspector),

@@ -349,7 +349,11 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
     ),
     field("no_privileges", Kind::Switch, "PostgreSQL, restore: no grants."),
     field("role", Kind::Text, "PostgreSQL, restore: become this role first."),
-    field("jobs", Kind::Number, "PostgreSQL, restore: sessions at a time; only 1 for a dump of `pg_dump`."),
+    field(
+        "jobs",
+        Kind::Number,
+        "PostgreSQL: connections that a dump reads rows over at the same time, 1 to 16. Default 1: one `pg_dump`.",
+    ),
     field(
         "rename_databases",
         Kind::List,

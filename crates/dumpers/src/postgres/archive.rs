@@ -78,10 +78,25 @@ pub struct ArchiveContents {
     pub tablespaces: BTreeSet<String>,
 }
 
+/// An entry whose work is done among the data, as the table of contents has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DataEntry {
+    /// `TABLE DATA`, `SEQUENCE SET`, `BLOBS` and the like.
+    pub(super) description: String,
+    /// The schema; empty for what is in none.
+    pub(super) schema: String,
+    /// The name within the schema.
+    pub(super) name: String,
+    /// The statement that reads the rows back, or that sets the sequence.
+    pub(super) statement: String,
+}
+
 /// Reads an archive piece by piece.
 #[derive(Debug)]
 pub struct ArchiveParser {
     state: State,
+    /// Entries with a statement or with data, where somebody wants them.
+    entries: Option<Vec<DataEntry>>,
     /// The beginning of something whose end has not come yet; below [`ENTRY_MAX`] and one push.
     pending: Vec<u8>,
     /// How long that must be before it is looked at again.
@@ -135,6 +150,7 @@ impl ArchiveParser {
     pub fn new() -> Self {
         Self {
             state: State::Head,
+            entries: None,
             pending: Vec::new(),
             retry_at: 0,
             minor: 0,
@@ -145,6 +161,16 @@ impl ArchiveParser {
             missing: 0,
             current: None,
         }
+    }
+
+    /// A parser that keeps the entries of the data section too.
+    pub(super) fn keeping_entries() -> Self {
+        Self { entries: Some(Vec::new()), ..Self::new() }
+    }
+
+    /// Those entries, once.
+    pub(super) fn take_entries(&mut self) -> Vec<DataEntry> {
+        self.entries.take().unwrap_or_default()
     }
 
     /// Takes the next bytes, in pieces of any size.
@@ -339,6 +365,9 @@ impl ArchiveParser {
             table = Some(self.contents.tables.len());
             self.contents.tables.push(name);
         }
+        if self.entries.is_some() && (entry.has_data || description == b"SEQUENCE SET") {
+            self.keep_entry(entry)?;
+        }
         if entry.has_data {
             if self.blocks.insert(entry.id, Block { seen: false, table }).is_some() {
                 return Err(ArchiveError::Field("entry number"));
@@ -377,6 +406,24 @@ impl ArchiveParser {
             self.contents.database = name(entry.tag)?;
             self.contents.database_owner = name(entry.owner)?.filter(|owner| !owner.is_empty());
         }
+        Ok(())
+    }
+
+    fn keep_entry(&mut self, entry: &Entry<'_>) -> Result<(), ArchiveError> {
+        // Names are kept in UTF-8, and nothing may be restored under another name.
+        let text = |bytes: Option<&[u8]>| {
+            String::from_utf8(bytes.unwrap_or_default().to_vec())
+                .map_err(|_| ArchiveError::Field("name, which is not UTF-8,"))
+        };
+        let statement = if entry.has_data { entry.copy } else { entry.definition };
+        let kept = DataEntry {
+            description: text(entry.description)?,
+            schema: text(entry.namespace)?,
+            name: text(entry.tag)?,
+            statement: text(statement)?,
+        };
+        self.count(kept.statement.len() + kept.schema.len() + kept.name.len())?;
+        self.entries.get_or_insert_default().push(kept);
         Ok(())
     }
 

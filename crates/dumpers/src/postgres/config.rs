@@ -79,7 +79,9 @@ pub struct PostgresConfig {
     pub no_privileges: bool,
     /// Restore: become this role first, which then owns what is made.
     pub role: Option<String>,
-    /// Restore: sessions at a time; only 1 works for a dump of `pg_dump`.
+    /// Dump: connections that rows are read over at the same time, 1 to 16; more than one gives a format
+    /// of its own. Restore: only 1 works for a dump of `pg_dump`; one over several connections is restored
+    /// over as many.
     pub jobs: Option<u32>,
     /// Restore of a server: other names for databases, each as `old=new`.
     pub rename_databases: Vec<String>,
@@ -224,6 +226,16 @@ impl Connection {
     pub(crate) fn with_database(&self, name: &str) -> Self {
         let mut other = self.clone();
         other.env.insert("PGDATABASE", name.to_owned());
+        other
+    }
+
+    /// The same, held to the one server that answered where several are named.
+    pub(crate) fn pinned(&self, host: &str, port: &str) -> Self {
+        let mut other = self.clone();
+        if self.get("PGHOST").is_some_and(|hosts| hosts.contains(',')) && self.get("PGHOSTADDR").is_none() {
+            other.env.insert("PGHOST", host.to_owned());
+            other.env.insert("PGPORT", port.to_owned());
+        }
         other
     }
 

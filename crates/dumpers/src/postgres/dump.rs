@@ -13,6 +13,7 @@ use super::config::{Connection, PostgresConfig};
 use super::error::PostgresError;
 use super::inspect::parsed;
 use super::names::qualified;
+use super::parallel;
 use super::query::Psql;
 use super::tools::{Client, fitting, installed};
 use super::{PG_CUSTOM, check_extra_args};
@@ -25,10 +26,12 @@ const NAMED_MAX: usize = 10;
 /// Dumps one database.
 #[derive(Debug)]
 pub struct PostgresDumper {
-    connection: Connection,
-    places: Places,
-    extra_args: Vec<String>,
-    waiting: Waiting,
+    pub(super) connection: Connection,
+    pub(super) places: Places,
+    pub(super) extra_args: Vec<String>,
+    pub(super) waiting: Waiting,
+    /// More than one where rows are read over several connections.
+    jobs: u32,
 }
 
 impl PostgresDumper {
@@ -44,6 +47,7 @@ impl PostgresDumper {
             places: Places::new(&config.tool_dirs),
             extra_args: config.extra_args.clone(),
             waiting: waiting(config.stall_seconds),
+            jobs: parallel::jobs(config)?,
         })
     }
 
@@ -198,6 +202,10 @@ impl Dumper for PostgresDumper {
         if everything && self.extra_args.is_empty() {
             looked.refuse_obstacles(&subject).map_err(|error| error.at(Stage::Dump))?;
         }
+        if self.jobs > 1 {
+            let versions = looked.versions(&client);
+            return self.dump_parallel(cx, what, self.jobs, client, versions).await;
+        }
         let options = self.options(what);
         let command = self.connection.give(ToolCommand::new(&client.path).args(&options));
         let output =
@@ -232,10 +240,15 @@ impl PostgresDumper {
     fn options(&self, what: &Selection) -> Vec<String> {
         let mut options: Vec<String> =
             ["--format=custom", "--compress=0", "--no-password"].map(str::to_owned).into();
-        options.extend(what.include.iter().map(|pattern| format!("--table={pattern}")));
-        options.extend(what.exclude.iter().map(|pattern| format!("--exclude-table={pattern}")));
-        options.extend(self.extra_args.iter().cloned());
+        options.extend(self.choosing(what));
         options
+    }
+
+    /// The arguments that choose what is dumped.
+    pub(super) fn choosing(&self, what: &Selection) -> Vec<String> {
+        let include = what.include.iter().map(|pattern| format!("--table={pattern}"));
+        let exclude = what.exclude.iter().map(|pattern| format!("--exclude-table={pattern}"));
+        include.chain(exclude).chain(self.extra_args.iter().cloned()).collect()
     }
 }
 

@@ -54,6 +54,12 @@ pub enum PostgresError {
     /// The dump is of a newer kind than the program for this server reads.
     #[error("the dump is newer than what fits this server: {0}")]
     DumpTooNew(String),
+    /// The session that held the snapshot of a dump is gone.
+    #[error("the snapshot was lost: {0}")]
+    SnapshotLost(String),
+    /// Something that a dump over several connections cannot hold.
+    #[error("a dump over several connections cannot hold {0}")]
+    NotParallel(String),
     /// The target database exists.
     #[error("the database already exists")]
     Exists,
@@ -145,6 +151,11 @@ impl PostgresError {
             Self::DumpTooNew(_) => {
                 (ErrorKind::Unsupported, "restore to a server as new as the one that was dumped".to_owned())
             }
+            Self::SnapshotLost(_) => (
+                ErrorKind::Unavailable,
+                "let nothing end the session named strongroom, and try again".to_owned(),
+            ),
+            Self::NotParallel(_) => (ErrorKind::Unsupported, "leave jobs out for this source".to_owned()),
             Self::Exists => (ErrorKind::Conflict, TAKEN_HINT.to_owned()),
             Self::Tool(error @ ToolError::Missing { .. }) => {
                 return Error::from(error.clone())

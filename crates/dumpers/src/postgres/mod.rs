@@ -14,6 +14,7 @@ mod dump;
 mod error;
 mod inspect;
 mod names;
+mod parallel;
 mod query;
 mod restore;
 mod settings;
@@ -28,6 +29,7 @@ pub use config::{Owners, PostgresConfig};
 pub use dump::PostgresDumper;
 pub use error::PostgresError;
 pub use inspect::PostgresInspector;
+pub use parallel::{PG_PARALLEL, ParallelInspector};
 pub use restore::PostgresRestorer;
 pub use settings::OnBlocked;
 

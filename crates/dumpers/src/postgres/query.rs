@@ -41,6 +41,11 @@ impl Psql {
         Self { client: self.client.clone(), connection: self.connection.with_database(database) }
     }
 
+    /// The program.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// The same program, a database that every server has.
     pub(super) async fn maintenance(&self, cx: &Context) -> Result<Self, PostgresError> {
         let psql = self.on("postgres");

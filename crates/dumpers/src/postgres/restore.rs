@@ -10,6 +10,7 @@ mod draft;
 mod head;
 mod look;
 mod owners;
+mod parallel;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +23,7 @@ use backup_core::{
 use super::config::{Connection, Owners, PostgresConfig};
 use super::error::PostgresError;
 use super::names::identifier;
-use super::{PG_BUNDLE, PG_CUSTOM, check_extra_args};
+use super::{PG_BUNDLE, PG_CUSTOM, PG_PARALLEL, check_extra_args};
 use crate::command::{unaccepted, waiting};
 use crate::tool::{Places, Waiting};
 use draft::temporary;
@@ -112,7 +113,7 @@ fn unnamed(what: &str) -> Error {
 #[async_trait]
 impl Restorer for PostgresRestorer {
     fn accepts(&self, format: &DumpFormat) -> bool {
-        [PG_CUSTOM, PG_BUNDLE].contains(&format.as_str())
+        [PG_CUSTOM, PG_BUNDLE, PG_PARALLEL].contains(&format.as_str())
     }
 
     async fn plan(&self, cx: &Context, request: RestoreRequest) -> Result<RestorePlan> {
@@ -130,6 +131,9 @@ impl Restorer for PostgresRestorer {
         let exists = looked.exists(target);
         if exists && !request.into_existing {
             return Err(self.fail(PostgresError::Exists));
+        }
+        if request.format.as_str() == PG_PARALLEL {
+            self.refuse_for_parallel(exists)?;
         }
         if exists && self.is_partial() {
             return Err(Error::new(
@@ -173,6 +177,9 @@ impl Restorer for PostgresRestorer {
         }
         cx.check(plan.target())?;
         let target = self.target()?;
+        if plan.request().format.as_str() == PG_PARALLEL {
+            return self.restore_parallel(cx, plan.target(), target, dump).await;
+        }
         let (head, bytes) = Head::read(cx, dump.bytes).await?;
         let psql = self.maintenance(cx).await.map_err(|error| self.fail(error))?;
         let looked = self.look(cx, &psql, &[target]).await.map_err(|error| self.fail(error))?;

@@ -37,10 +37,13 @@ impl PostgresConfig {
             ("tables", !self.tables.is_empty()),
             ("rename_databases", !self.rename_databases.is_empty()),
             ("database_prefix", self.database_prefix.is_some()),
-            ("jobs", self.jobs.is_some()),
         ];
         if let Some((setting, _)) = set.iter().find(|(_, set)| *set) {
             return Err(wrong(setting, "is a setting of a restore", "leave it out of the source"));
+        }
+        if self.is_whole_server() && self.jobs.is_some_and(|jobs| jobs > 1) {
+            let hint = "leave it out, or make the database that needs it a source of its own";
+            return Err(wrong("jobs", "is for one database", hint));
         }
         Ok(())
     }
@@ -61,7 +64,7 @@ impl PostgresConfig {
             return Err(wrong(
                 "jobs",
                 "a custom archive is restored as it streams, which one pg_restore does in one session",
-                "leave jobs out",
+                "leave jobs out; a dump over several connections is restored over as many",
             ));
         }
         Ok(())
@@ -80,8 +83,9 @@ mod tests {
             (r#"{"dbname":"d","schemas":["a"],"databases":[]}"#, true, true),
             (r#"{"dbname":"d","clean":true}"#, false, true),
             (r#"{"dbname":"d","role":"r"}"#, false, true),
-            (r#"{"dbname":"d","jobs":4}"#, false, false),
-            (r#"{"dbname":"d","jobs":1}"#, false, true),
+            (r#"{"dbname":"d","jobs":4}"#, true, false),
+            (r#"{"databases":["*"],"jobs":4}"#, false, false),
+            (r#"{"dbname":"d","jobs":1}"#, true, true),
             (r#"{"dbname":"d","on_blocked":"give-way","lock_wait_limit_seconds":5}"#, true, false),
         ] {
             let config = read(json);

@@ -20,5 +20,5 @@ pub use error::ToolError;
 pub(crate) use feed::{feed, feed_forgiving, feed_partly};
 pub use group::programs_ended;
 pub(crate) use locate::Places;
-pub(crate) use output::{capture, stream};
+pub(crate) use output::{Output, capture, converse, deadline, stream};
 pub use version::ToolVersion;

@@ -61,6 +61,25 @@ pub(crate) fn stream(
     start(cx, command, waiting, allow_empty, Stdio::null()).map(|(output, _)| output)
 }
 
+/// Starts a program to be talked to: what is written to its input is answered on its output. Closing
+/// the input shows the program its end.
+///
+/// # Errors
+/// `NotStarted`.
+pub(crate) fn converse(
+    cx: &Context,
+    command: &ToolCommand,
+    waiting: Waiting,
+) -> Result<(Output, ChildStdin), ToolError> {
+    let (output, stdin) = start(cx, command, waiting, true, Stdio::piped())?;
+    let failed =
+        |reason: String| ToolError::NotStarted { tool: command.program().display().to_string(), reason };
+    let stdin = stdin.ok_or_else(|| failed("its input was not opened".to_owned()))?;
+    // Refused only where an administrator limits pipes; then the default size serves.
+    let _ = rustix::pipe::fcntl_setpipe_size(&stdin, PIPE_LEN);
+    Ok((output, ChildStdin::from_std(stdin).map_err(|error| failed(error.to_string()))?))
+}
+
 fn start(
     cx: &Context,
     command: &ToolCommand,
@@ -259,7 +278,7 @@ impl Output {
 }
 
 /// So long from now; zero is no limit, which a timer spells as a century.
-pub(super) fn deadline(limit: Duration) -> tokio::time::Instant {
+pub(crate) fn deadline(limit: Duration) -> tokio::time::Instant {
     const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     tokio::time::Instant::now() + if limit.is_zero() { NEVER } else { limit }
 }

@@ -11,6 +11,7 @@ mod own_server;
 mod postgres;
 mod postgres_cluster;
 mod postgres_faults;
+mod postgres_parallel;
 mod postgres_restore;
 mod postgres_versions;
 mod processes;

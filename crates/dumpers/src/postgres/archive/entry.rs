@@ -8,6 +8,7 @@ pub(super) struct Entry<'a> {
     pub(super) tag: Option<&'a [u8]>,
     pub(super) description: Option<&'a [u8]>,
     pub(super) definition: Option<&'a [u8]>,
+    pub(super) copy: Option<&'a [u8]>,
     pub(super) namespace: Option<&'a [u8]>,
     pub(super) tablespace: Option<&'a [u8]>,
     pub(super) owner: Option<&'a [u8]>,
@@ -37,7 +38,7 @@ impl<'a> Entry<'a> {
         let _section = some!(reader.int()?);
         let definition = some!(reader.text()?);
         let _drop_statement = some!(reader.text()?);
-        let _copy_statement = some!(reader.text()?);
+        let copy = some!(reader.text()?);
         let namespace = some!(reader.text()?);
         let tablespace = some!(reader.text()?);
         if minor >= 14 {
@@ -57,7 +58,7 @@ impl<'a> Entry<'a> {
             _ => return Err(ArchiveError::Field("data state")),
         };
         some!(reader.take(usize::from(reader.off_size)));
-        Ok(Some(Self { id, tag, description, definition, namespace, tablespace, owner, has_data }))
+        Ok(Some(Self { id, tag, description, definition, copy, namespace, tablespace, owner, has_data }))
     }
 }
 

@@ -45,7 +45,7 @@ impl PostgresRestorer {
         fitting(clients, "pg_restore", &looked.server()?)
     }
 
-    fn command(&self, client: &Client, database: &str, fit: Fit) -> ToolCommand {
+    pub(super) fn command(&self, client: &Client, database: &str, fit: Fit) -> ToolCommand {
         let mut command = ToolCommand::new(&client.path)
             .arg("--no-password")
             .arg(format!("--dbname=dbname={}", conninfo_value(database)));
@@ -68,7 +68,7 @@ impl PostgresRestorer {
         self.connection.give(command.args(&self.config.extra_args))
     }
 
-    fn fit(&self, looked: &Looked, head: &Head, warnings: &mut Vec<String>) -> Fit {
+    pub(super) fn fit(&self, looked: &Looked, head: &Head, warnings: &mut Vec<String>) -> Fit {
         let no_owner = self.leaves_owners_out(looked, head, warnings);
         let tablespaces = head.contents.as_ref().map(|contents| &contents.tablespaces);
         let missing: Vec<String> = tablespaces

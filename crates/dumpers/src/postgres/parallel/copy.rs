@@ -1,0 +1,208 @@
+//! Sessions that write the rows of ranges, all at one snapshot.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use backup_core::{Context, Error, Event};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::super::config::Connection;
+use super::super::error::PostgresError;
+use super::super::names::literal;
+use super::super::tools::Client;
+use super::session::Session;
+use super::{DATA_FORMAT, META_PAGES, META_RESTORE, META_TABLE};
+use crate::bundle::MemberHead;
+use crate::tool::{ToolError, Waiting};
+
+/// How often a range is begun again after its session was lost.
+const TRIES: u32 = 5;
+/// The wait before the second try; doubled for each further one.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What every copying session needs to know.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) cx: Context,
+    pub(super) psql: Client,
+    pub(super) connection: Connection,
+    pub(super) waiting: Waiting,
+    /// The snapshot's name.
+    pub(super) snapshot: String,
+    /// When the server was started.
+    pub(super) started: String,
+    /// How errors speak of the database.
+    pub(super) subject: String,
+}
+
+/// One range to copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Task {
+    /// Its number, which ties its pieces together.
+    pub(super) number: usize,
+    /// The name of its member.
+    pub(super) member: String,
+    /// The table, for people.
+    pub(super) table: String,
+    /// The pages, for people; `None` is all.
+    pub(super) pages: Option<String>,
+    /// Writes the rows.
+    pub(super) statement: String,
+    /// Reads them back.
+    pub(super) restore: String,
+}
+
+impl Task {
+    pub(super) fn head(&self) -> MemberHead {
+        let head = MemberHead::new(&*self.member, DATA_FORMAT)
+            .with(META_TABLE, &*self.table)
+            .with(META_RESTORE, &*self.restore);
+        match &self.pages {
+            Some(pages) => head.with(META_PAGES, &**pages),
+            None => head,
+        }
+    }
+}
+
+/// What a copying session has done.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// A range begins.
+    Begun(Task),
+    /// Rows of it.
+    Rows(usize, Bytes),
+    /// It is whole, with so many rows.
+    Whole(usize, u64),
+    /// Its session was lost; it begins again.
+    Lost(usize),
+}
+
+/// Copies ranges from the queue until it is empty.
+pub(super) async fn copy_ranges(
+    place: Arc<Place>,
+    queue: Arc<Mutex<VecDeque<Task>>>,
+    pieces: mpsc::Sender<Piece>,
+) -> Result<(), Error> {
+    let mut session = None;
+    loop {
+        let task = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let Some(task) = task else { return Ok(()) };
+        place.cx.report(Event::Table(&task.table));
+        let mut tries = 1;
+        loop {
+            match place.copy(&mut session, &task, &pieces).await {
+                Ok(()) => break,
+                Err(error) if tries < TRIES && may_pass(&error) => {
+                    session = None;
+                    let what = format!("{}: {error}: begun again", task.member);
+                    place.cx.report(Event::ToolLine(&what));
+                    tokio::time::sleep(PAUSE * 2u32.pow(tries - 1)).await;
+                    tries += 1;
+                }
+                Err(error) => return Err(error.about(&place.subject)),
+            }
+        }
+    }
+}
+
+/// Whether another session at the same snapshot may succeed.
+fn may_pass(error: &PostgresError) -> bool {
+    match error {
+        PostgresError::Unreachable(_) => true,
+        PostgresError::Tool(ToolError::Signalled { .. }) => true,
+        PostgresError::Tool(error) => {
+            let said = error.stderr();
+            said.contains("canceling statement due to user request") || said.contains("could not send data")
+        }
+        _ => false,
+    }
+}
+
+impl Place {
+    /// A session at the snapshot.
+    async fn open(&self) -> Result<Session, PostgresError> {
+        // Only what the condition asks for is to be read, whatever the statistics make the planner
+        // think; and a range is too short to compile or to share.
+        let begin = format!(
+            "SET synchronize_seqscans = off;\nSET jit = off;\nSET max_parallel_workers_per_gather = 0;\n\
+             SET enable_seqscan = off;\nSET enable_indexscan = off;\nSET enable_indexonlyscan = off;\n\
+             SET enable_bitmapscan = off;\n\
+             BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\nSET TRANSACTION SNAPSHOT {};",
+            literal(&self.snapshot)
+        );
+        let opened = Session::open(&self.cx, &self.psql, &self.connection, self.waiting, &begin).await;
+        let mut session = match opened {
+            Err(PostgresError::Tool(error)) if error.stderr().contains("invalid snapshot identifier") => {
+                return Err(PostgresError::SnapshotLost(error.stderr().to_owned()));
+            }
+            opened => opened?,
+        };
+        let started: String =
+            session.ask("SELECT pg_catalog.to_json(pg_catalog.pg_postmaster_start_time());").await?;
+        if started != self.started {
+            let what = "another server answers than the one that holds the snapshot".to_owned();
+            return Err(PostgresError::SnapshotLost(what));
+        }
+        Ok(session)
+    }
+
+    async fn copy(
+        &self,
+        session: &mut Option<Session>,
+        task: &Task,
+        pieces: &mpsc::Sender<Piece>,
+    ) -> Result<(), PostgresError> {
+        if session.is_none() {
+            *session = Some(self.open().await?);
+        }
+        let Some(session) = session.as_mut() else { return Ok(()) };
+        let gone = |_| PostgresError::Tool(ToolError::Cancelled { tool: "psql".to_owned() });
+        pieces.send(Piece::Begun(task.clone())).await.map_err(gone)?;
+        let copied = async {
+            let (mut rows, mut last) = (0, b'\n');
+            session.tell(&task.statement).await?;
+            while let Some(chunk) = session.next().await? {
+                rows += lines(&chunk);
+                last = chunk.last().copied().unwrap_or(last);
+                pieces.send(Piece::Rows(task.number, chunk)).await.map_err(gone)?;
+            }
+            match last {
+                b'\n' => Ok(rows),
+                _ => Err(PostgresError::Answer(format!("the rows of {} end within a row", task.table))),
+            }
+        };
+        match copied.await {
+            Ok(rows) => pieces.send(Piece::Whole(task.number, rows)).await.map_err(gone),
+            Err(error) => {
+                pieces.send(Piece::Lost(task.number)).await.map_err(gone)?;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Ends of lines. In COPY's text format each row is one line, and a line break within a value is
+/// written as two letters.
+pub(super) fn lines(chunk: &[u8]) -> u64 {
+    // In blocks whose count fits one byte, which the compiler turns into wide additions.
+    chunk
+        .chunks(255)
+        .map(|block| u64::from(block.iter().map(|&byte| u8::from(byte == b'\n')).sum::<u8>()))
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_counted_in_blocks_of_any_length() {
+        assert_eq!(lines(b""), 0);
+        assert_eq!(lines(b"a\nb"), 1);
+        for len in [1, 254, 255, 256, 1000] {
+            assert_eq!(lines(&vec![b'\n'; len]), len as u64);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The session that holds the snapshot and the locks, and what it says of the tables.
+
+use backup_core::Context;
+use serde::Deserialize;
+
+use super::super::config::Connection;
+use super::super::error::PostgresError;
+use super::super::names::literal;
+use super::super::tools::Client;
+use super::ranges::{TableFacts, lock_statement};
+use super::session::Session;
+use super::toc::TableData;
+use crate::tool::Waiting;
+
+/// The first version that reads a range of `ctid` without reading the whole table.
+const RANGE_SCANS_SINCE: u32 = 140_000;
+/// Tables that one statement locks.
+const LOCKED_AT_ONCE: usize = 500;
+/// How long a lock is waited for that `pg_dump` already has: only somebody who waits for a stronger
+/// one stands before us then, and waits for us.
+pub(super) const LOCK_WAIT: &str = "10s";
+
+/// A snapshot that other sessions can read at, as long as this value lives.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    session: Session,
+    /// The one server of possibly several that the snapshot is on.
+    pub(super) connection: Connection,
+    /// The snapshot's name.
+    pub(super) id: String,
+    /// The encoding of the database, in which rows are dumped.
+    pub(super) encoding: String,
+    /// When the server was started, as it writes it: another server has another moment.
+    pub(super) started: String,
+    version: u32,
+}
+
+#[derive(Debug, Deserialize)]
+struct Found {
+    id: String,
+    encoding: String,
+    started: String,
+    version: u32,
+    host: String,
+    port: String,
+}
+
+const EXPORT: &str = "SELECT json_build_object('id', pg_catalog.pg_export_snapshot(), \
+  'encoding', pg_catalog.current_setting('server_encoding'), \
+  'started', pg_catalog.pg_postmaster_start_time(), \
+  'version', pg_catalog.current_setting('server_version_num')::pg_catalog.int4, \
+  'host', :'HOST', 'port', :'PORT');";
+
+#[derive(Debug, Deserialize)]
+struct Kind {
+    relkind: Option<String>,
+    heap: bool,
+    condition: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Size {
+    pages: u64,
+    bytes: u64,
+}
+
+impl Snapshot {
+    /// Takes the snapshot of this moment.
+    pub(super) async fn take(
+        cx: &Context,
+        psql: &Client,
+        connection: &Connection,
+        waiting: Waiting,
+    ) -> Result<Self, PostgresError> {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;";
+        let mut session = Session::open(cx, psql, connection, waiting, begin).await?;
+        let found: Found = session.ask(EXPORT).await?;
+        Ok(Self {
+            session,
+            connection: connection.pinned(&found.host, &found.port),
+            id: found.id,
+            encoding: found.encoding,
+            started: found.started,
+            version: found.version,
+        })
+    }
+
+    /// Locks the tables against changes of their shape, as `pg_dump` does, and looks at them.
+    pub(super) async fn lock(&mut self, tables: &[TableData]) -> Result<Vec<TableFacts>, PostgresError> {
+        let names: Vec<[&str; 2]> = tables.iter().map(|table| [&*table.schema, &*table.name]).collect();
+        let names =
+            serde_json::to_string(&names).map_err(|error| PostgresError::Answer(error.to_string()))?;
+        let wanted = format!(
+            "FROM pg_catalog.json_array_elements({}::pg_catalog.json) WITH ORDINALITY AS wanted (pair, n)
+             LEFT JOIN pg_catalog.pg_namespace s ON s.nspname = pair->>0
+             LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = s.oid AND c.relname = pair->>1",
+            literal(&names)
+        );
+        let kinds: Vec<Kind> = self
+            .session
+            .ask(&format!(
+                "SELECT coalesce(json_agg(json_build_object('relkind', c.relkind,
+                   'heap', coalesce(m.amname = 'heap', false),
+                   'condition', coalesce((SELECT e.extcondition[array_position(e.extconfig, c.oid)]
+                                          FROM pg_catalog.pg_extension e
+                                          WHERE c.oid = ANY (e.extconfig) LIMIT 1), '')) ORDER BY n), '[]'::json)
+                 {wanted} LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam;"
+            ))
+            .await?;
+        if kinds.len() != tables.len() {
+            return Err(PostgresError::Answer("another number of tables than asked for".to_owned()));
+        }
+        let plain = |kind: &Kind| kind.relkind.as_deref() == Some("r");
+        let lockable: Vec<&TableData> =
+            tables.iter().zip(&kinds).filter(|(_, kind)| plain(kind)).map(|(table, _)| table).collect();
+        self.session.run(&format!("SET LOCAL lock_timeout = '{LOCK_WAIT}';")).await?;
+        for some in lockable.chunks(LOCKED_AT_ONCE) {
+            if let Some(statement) = lock_statement(some.iter().copied()) {
+                self.session.run(&statement).await?;
+            }
+        }
+        self.session.run("SET LOCAL lock_timeout = 0;").await?;
+        let sizes: Vec<Size> = self
+            .session
+            .ask(&format!(
+                "SELECT coalesce(json_agg(json_build_object(
+                   'pages', coalesce(pg_catalog.pg_relation_size(c.oid), 0)
+                            / pg_catalog.current_setting('block_size')::pg_catalog.int8,
+                   'bytes', coalesce(pg_catalog.pg_table_size(c.oid), 0)) ORDER BY n), '[]'::json) {wanted};"
+            ))
+            .await?;
+        let mut facts = Vec::with_capacity(tables.len());
+        for ((table, kind), size) in tables.iter().zip(kinds).zip(sizes) {
+            let plain = plain(&kind);
+            if kind.relkind.is_none() {
+                return Err(PostgresError::Answer(format!("there is no table {}", table.shown())));
+            }
+            facts.push(TableFacts {
+                cut: plain && kind.heap && kind.condition.is_empty() && self.version >= RANGE_SCANS_SINCE,
+                pages: size.pages,
+                bytes: size.bytes,
+                condition: kind.condition,
+                plain,
+            });
+        }
+        Ok(facts)
+    }
+
+    /// Whether the snapshot and the locks are still held.
+    ///
+    /// # Errors
+    /// `SnapshotLost` when the session has ended.
+    pub(super) async fn check(&mut self) -> Result<(), PostgresError> {
+        match self.session.run("SELECT 1;").await {
+            Ok(()) => Ok(()),
+            Err(PostgresError::Tool(error @ crate::tool::ToolError::Cancelled { .. })) => Err(error.into()),
+            Err(error) => Err(PostgresError::SnapshotLost(error.to_string())),
+        }
+    }
+}

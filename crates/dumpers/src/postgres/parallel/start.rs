@@ -1,0 +1,147 @@
+//! Everything that must hold before the first byte: snapshot, locks, both halves of the schema.
+
+use backup_core::{Context, Error, ErrorKind, Result, Selection, Stage};
+use bytes::Bytes;
+
+use super::super::archive::ArchiveParser;
+use super::super::config::Connection;
+use super::super::dump::PostgresDumper;
+use super::super::error::PostgresError;
+use super::super::tools::Client;
+use super::ranges::TableFacts;
+use super::snapshot::{LOCK_WAIT, Snapshot};
+use super::toc::DataSection;
+use crate::tool::{Output, ToolCommand, ToolError, stream};
+
+/// How often a start is tried that somebody's wait for a lock stood in the way of.
+const TRIES: u32 = 3;
+
+/// A dump that can begin.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) snapshot: Snapshot,
+    pub(super) section: DataSection,
+    pub(super) facts: Vec<TableFacts>,
+    pub(super) pre_data: Begun,
+    pub(super) post_data: Begun,
+}
+
+/// A `pg_dump` that has read the catalog and taken its locks, with its first bytes.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) first: Bytes,
+    pub(super) output: Output,
+}
+
+impl PostgresDumper {
+    /// Takes the snapshot, asks `pg_dump` what belongs to the dump, locks it, and lets `pg_dump` read
+    /// the schema. Tried again where somebody waits for a stronger lock meanwhile.
+    pub(super) async fn start(
+        &self,
+        cx: &Context,
+        what: &Selection,
+        psql: &Client,
+        pg_dump: &Client,
+    ) -> Result<Start> {
+        let subject = self.connection.describe();
+        let mut tries = 1;
+        loop {
+            match self.try_start(cx, what, psql, pg_dump).await {
+                Err(error) if waited_for_lock(&error) && tries < TRIES => tries += 1,
+                Err(error) if waited_for_lock(&error) => {
+                    let what = format!("a lock was not given within {LOCK_WAIT}, {TRIES} times: {error}");
+                    return Err(Error::new(ErrorKind::Unavailable, subject, what)
+                        .with_hint("let the session end that waits for a stronger lock on a table")
+                        .at(Stage::Dump));
+                }
+                started => return started.map_err(|error| error.about(&subject).at(Stage::Dump)),
+            }
+        }
+    }
+
+    async fn try_start(
+        &self,
+        cx: &Context,
+        what: &Selection,
+        psql: &Client,
+        pg_dump: &Client,
+    ) -> Result<Start, PostgresError> {
+        let mut snapshot = Snapshot::take(cx, psql, &self.connection, self.waiting).await?;
+        let run = |section: &str, more: &[&str]| {
+            let command = ToolCommand::new(&pg_dump.path)
+                .args(section_options(section, &snapshot.id))
+                .args(more)
+                .args(self.choosing(what));
+            stream(cx, &snapshot.connection.give(command), self.waiting, false).map_err(PostgresError::from)
+        };
+        // It holds its locks until this is over, so that nobody comes between it and the others.
+        let mut listing = run("data", &["--encoding=UTF8"])?;
+        let section = DataSection::of(entries(&mut listing).await?)?;
+        let wait = format!("--lock-wait-timeout={LOCK_WAIT}");
+        let outputs = [run("pre-data", &[&wait])?, run("post-data", &[&wait])?];
+        let facts = snapshot.lock(&section.tables).await?;
+        let [pre_data, post_data] = outputs;
+        let (pre_data, post_data) = tokio::try_join!(begun(pre_data), begun(post_data))?;
+        drop(listing);
+        Ok(Start { snapshot, section, facts, pre_data, post_data })
+    }
+}
+
+/// The large objects and nothing else.
+pub(super) fn objects(
+    cx: &Context,
+    dumper: &PostgresDumper,
+    pg_dump: &Client,
+    snapshot: &str,
+    connection: &Connection,
+) -> Result<Output, ToolError> {
+    // Options that leave something out of the archive, such as owners, hold here too; those that
+    // choose tables do not.
+    let more = dumper.extra_args.iter().filter(|arg| arg.starts_with("--no-"));
+    let command = ToolCommand::new(&pg_dump.path)
+        .args(section_options("data", snapshot))
+        .args(["--exclude-schema=*", "--blobs"])
+        .args(more);
+    stream(cx, &connection.give(command), dumper.waiting, false)
+}
+
+/// Arguments for one section in the custom format, uncompressed, at a snapshot.
+pub(super) fn section_options(section: &str, snapshot: &str) -> [String; 5] {
+    [
+        "--format=custom".to_owned(),
+        "--compress=0".to_owned(),
+        "--no-password".to_owned(),
+        format!("--section={section}"),
+        format!("--snapshot={snapshot}"),
+    ]
+}
+
+/// The entries of an archive, read as far as its table of contents goes.
+async fn entries(listing: &mut Output) -> Result<Vec<super::super::archive::DataEntry>, PostgresError> {
+    let mut parser = ArchiveParser::keeping_entries();
+    let wrong =
+        |error: super::super::archive::ArchiveError| PostgresError::Answer(format!("pg_dump: {error}"));
+    while parser.contents().is_none() {
+        match listing.next().await {
+            Some(chunk) => parser.push(&chunk.map_err(PostgresError::of_tool)?).map_err(wrong)?,
+            // Nothing more comes: without data the table of contents is all there is.
+            None => break,
+        }
+    }
+    if parser.contents().is_none() {
+        return Err(PostgresError::Answer("pg_dump: its table of contents is cut off".to_owned()));
+    }
+    Ok(parser.take_entries())
+}
+
+async fn begun(mut output: Output) -> Result<Begun, PostgresError> {
+    match output.next().await {
+        Some(first) => Ok(Begun { first: first.map_err(PostgresError::of_tool)?, output }),
+        None => Err(PostgresError::Answer("pg_dump gave no schema".to_owned())),
+    }
+}
+
+/// Whether somebody who waits for a stronger lock stood before us.
+fn waited_for_lock(error: &PostgresError) -> bool {
+    matches!(error, PostgresError::Tool(error) if error.stderr().contains("due to lock timeout"))
+}
