@@ -9,6 +9,7 @@
 //! next one. Tool exit 0 makes a clean end of stream, that makes the sealed trailer, that makes the
 //! upload's commit, that makes the manifest. A missing mark is truncation, never "done".
 
+mod attestation;
 mod catalog;
 mod context;
 mod digest;
@@ -32,6 +33,7 @@ pub mod strict_json;
 pub mod testing;
 pub mod wrap;
 
+pub use attestation::{Attestation, Claim, Depth, Removal};
 pub use catalog::{Catalog, Run, RunRecord};
 pub use context::{CancelToken, Clock, Context, SystemClock};
 pub use digest::Sha256Digest;

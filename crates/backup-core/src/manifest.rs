@@ -46,6 +46,42 @@ impl BackupRef {
         self.key("manifest.json")
     }
 
+    /// What is said of it later, under this name.
+    #[must_use]
+    pub fn statement(&self, name: &str) -> ObjectKey {
+        self.key(&format!("statements/{name}.json"))
+    }
+
+    /// Everything of it: what its keys begin with.
+    #[must_use]
+    pub fn prefix(&self) -> String {
+        format!("{}/{}/", self.source, self.id)
+    }
+
+    /// What is left of it after it was removed.
+    #[must_use]
+    pub fn history(&self) -> ObjectKey {
+        let key = format!("history/{}/{}.json", self.source, self.id);
+        ObjectKey::from_str(&key).expect("segments of valid names")
+    }
+
+    /// The backup that a statement with this key is about, or `None` for any other object.
+    #[must_use]
+    pub fn of_statement(key: &ObjectKey) -> Option<Self> {
+        let segments: Vec<&str> = key.as_str().split('/').collect();
+        let [source, id, "statements", name] = segments[..] else { return None };
+        name.strip_suffix(".json")?;
+        Some(Self { source: source.parse().ok()?, id: id.parse().ok()? })
+    }
+
+    /// The backup whose removal this key tells of, or `None` for any other object.
+    #[must_use]
+    pub fn of_history(key: &ObjectKey) -> Option<Self> {
+        let segments: Vec<&str> = key.as_str().split('/').collect();
+        let ["history", source, file] = segments[..] else { return None };
+        Some(Self { source: source.parse().ok()?, id: file.strip_suffix(".json")?.parse().ok()? })
+    }
+
     /// The backup whose manifest this key is, or `None` for any other object.
     #[must_use]
     pub fn of_manifest(key: &ObjectKey) -> Option<Self> {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::attestation::{Attestation, Removal};
 use crate::digest::Sha256Digest;
 use crate::error::Result;
 use crate::manifest::{BackupRef, Manifest};
@@ -17,6 +18,10 @@ pub enum StatementKind {
     Repository,
     /// Which keys may do what, by the repository's owner.
     Trust,
+    /// What is said of a backup later.
+    Attestation,
+    /// That a backup was removed, and why.
+    Removal,
 }
 
 impl StatementKind {
@@ -27,6 +32,8 @@ impl StatementKind {
             Self::Manifest => "application/vnd.strongroom.manifest.v1+json",
             Self::Repository => "application/vnd.strongroom.repository.v1+json",
             Self::Trust => "application/vnd.strongroom.trust.v1+json",
+            Self::Attestation => "application/vnd.strongroom.attestation.v1+json",
+            Self::Removal => "application/vnd.strongroom.removal.v1+json",
         }
     }
 }
@@ -89,6 +96,19 @@ pub trait Trust: fmt::Debug + Send + Sync {
     /// `Integrity` for bytes that are no such statement or do not belong at that place; `Denied`
     /// for a signer that is unknown or revoked.
     fn vouch(&self, at: &BackupRef, stored: &[u8]) -> Result<VouchedManifest>;
+
+    /// The same for what is said of the backup at `at`: the signer must have the role that the claim
+    /// needs. A verification counts only from a key that may not back up.
+    ///
+    /// # Errors
+    /// As [`Trust::vouch`].
+    fn vouch_attestation(&self, at: &BackupRef, stored: &[u8]) -> Result<Attestation>;
+
+    /// The same for the removal of the backup at `at`, by a pruner.
+    ///
+    /// # Errors
+    /// As [`Trust::vouch`].
+    fn vouch_removal(&self, at: &BackupRef, stored: &[u8]) -> Result<Removal>;
 }
 
 /// Who made a backup, as far as is known.

@@ -39,7 +39,13 @@ pub fn statement_suite(signing: Signing<'_>) {
     any_bytes_are_signed_as_they_are(signing);
 }
 
-const KINDS: [StatementKind; 3] = [StatementKind::Manifest, StatementKind::Repository, StatementKind::Trust];
+const KINDS: [StatementKind; 5] = [
+    StatementKind::Manifest,
+    StatementKind::Repository,
+    StatementKind::Trust,
+    StatementKind::Attestation,
+    StatementKind::Removal,
+];
 
 impl Signing<'_> {
     fn manifest(&self, seq: u64) -> Manifest {

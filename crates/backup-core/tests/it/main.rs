@@ -5,3 +5,5 @@ mod edges;
 mod incidents;
 mod pipeline;
 mod ports;
+mod prune;
+mod stamp;

@@ -75,6 +75,22 @@ pub enum TrustError {
         /// The source.
         source_name: SourceName,
     },
+    /// The signer is known and has not the role that this needs.
+    #[error("is signed by {key_id}, which is not allowed as {role} of {source_name}")]
+    NotInRole {
+        /// The signer.
+        key_id: Sha256Digest,
+        /// The role.
+        role: &'static str,
+        /// The source.
+        source_name: SourceName,
+    },
+    /// A verification by a key that can also make backups.
+    #[error("is signed by {key_id}, which may back up and so may not say what a verification found")]
+    VerifiesItself {
+        /// The signer.
+        key_id: Sha256Digest,
+    },
     /// The signer is revoked, and this manifest is not one that stays good.
     #[error("is signed by {key_id}, which is revoked")]
     Revoked {
@@ -97,9 +113,11 @@ impl TrustError {
     pub fn about(self, subject: impl Into<String>) -> Error {
         let kind = match &self {
             Self::Statement(error) => return error.clone().about(subject),
-            Self::NotAllowed { .. } | Self::Revoked { .. } | Self::RevokedUnproven { .. } => {
-                ErrorKind::Denied
-            }
+            Self::NotAllowed { .. }
+            | Self::NotInRole { .. }
+            | Self::VerifiesItself { .. }
+            | Self::Revoked { .. }
+            | Self::RevokedUnproven { .. } => ErrorKind::Denied,
             _ => ErrorKind::Integrity,
         };
         let error = Error::new(kind, subject, self.to_string());
@@ -118,7 +136,12 @@ impl TrustError {
             Self::RolledBack { .. } | Self::Replaced { .. } | Self::Missing { .. } => {
                 "somebody removed or replaced trust files in the destination; restore them from a copy"
             }
-            Self::NotAllowed { .. } => "the owner can add the key with a new trust file",
+            Self::VerifiesItself { .. } => {
+                "verify with a key of its own: `strongroom trust add --role verifier`"
+            }
+            Self::NotAllowed { .. } | Self::NotInRole { .. } => {
+                "the owner can add the key with a new trust file"
+            }
             Self::Revoked { .. } | Self::RevokedUnproven { .. } => {
                 "use a backup made before the key was lost, or --unsigned-origin if you know where this one comes from"
             }

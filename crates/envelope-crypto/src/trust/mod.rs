@@ -6,6 +6,7 @@
 //! number below one seen before stops the reader. Manifests count when a key signed them that the
 //! owner allows to back up that source.
 
+mod attested;
 mod error;
 mod repository;
 mod revocation;

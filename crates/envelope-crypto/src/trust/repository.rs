@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use backup_core::{
-    BackupRef, Manifest, Origin, RepositoryId, Result, Sha256Digest, SignedStatement, Signer as _,
-    StatementKind, Trust, VouchedManifest, strict_json,
+    Attestation, BackupRef, Manifest, Origin, Removal, RepositoryId, Result, Sha256Digest, SignedStatement,
+    Signer as _, StatementKind, Trust, VouchedManifest, strict_json,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -167,6 +167,14 @@ impl RepositoryTrust {
         TrustState { repository: self.pin.repository, n: self.newest.n, pae_sha256: self.newest_pae_sha256 }
     }
 
+    pub(super) fn grants(&self) -> &BTreeMap<VerifyingKey, KeyGrant> {
+        &self.grants
+    }
+
+    pub(super) fn is_revoked(&self, key_id: &Sha256Digest) -> bool {
+        self.revocations.contains(key_id)
+    }
+
     /// Whether `key` may sign manifests of `source` now.
     #[must_use]
     pub fn may_back_up(&self, key: &VerifyingKey, source: &backup_core::SourceName) -> bool {
@@ -261,6 +269,14 @@ impl RepositoryTrust {
 impl Trust for RepositoryTrust {
     fn vouch(&self, at: &BackupRef, stored: &[u8]) -> Result<VouchedManifest> {
         self.examine(at, stored).map_err(|error| error.about(at.manifest().to_string()))
+    }
+
+    fn vouch_attestation(&self, at: &BackupRef, stored: &[u8]) -> Result<Attestation> {
+        self.examine_attestation(at, stored).map_err(|error| error.about(format!("statement about {at}")))
+    }
+
+    fn vouch_removal(&self, at: &BackupRef, stored: &[u8]) -> Result<Removal> {
+        self.examine_removal(at, stored).map_err(|error| error.about(at.history().to_string()))
     }
 }
 

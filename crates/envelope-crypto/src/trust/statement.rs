@@ -82,6 +82,19 @@ pub enum Role {
     Operator,
 }
 
+impl Role {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Verifier => "verifier",
+            Self::Pruner => "pruner",
+            Self::Operator => "operator",
+        }
+    }
+}
+
 /// For which sources a grant holds: the word `all`, or a list of names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]

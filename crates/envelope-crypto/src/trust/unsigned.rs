@@ -1,6 +1,9 @@
 //! Reading a manifest that nobody vouches for.
 
-use backup_core::{BackupRef, Manifest, Origin, Result, StatementKind, Trust, VouchedManifest};
+use backup_core::{
+    Attestation, BackupRef, Error, ErrorKind, Manifest, Origin, Removal, Result, StatementKind, Trust,
+    VouchedManifest,
+};
 
 use crate::sign::StoredStatement;
 
@@ -19,4 +22,21 @@ impl Trust for UnsignedOrigin {
         let manifest = Manifest::from_json(at, &statement.into_unbelieved_payload())?;
         Ok(VouchedManifest::vouched(manifest, Origin::Unknown, pae_sha256))
     }
+
+    fn vouch_attestation(&self, at: &BackupRef, _: &[u8]) -> Result<Attestation> {
+        Err(nobody(at))
+    }
+
+    fn vouch_removal(&self, at: &BackupRef, _: &[u8]) -> Result<Removal> {
+        Err(nobody(at))
+    }
+}
+
+/// What is said of a backup counts only if it is known who said it.
+fn nobody(at: &BackupRef) -> Error {
+    Error::new(
+        ErrorKind::Denied,
+        at.to_string(),
+        "statements about it are not believed without their signers",
+    )
 }

@@ -1,0 +1,219 @@
+//! What is said of one backup after it was made: signed, beside it, create-only.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Sha256Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{BackupId, ObjectKey, RepositoryId, SourceName};
+use crate::manifest::BackupRef;
+use crate::strict_json;
+
+/// The body of a statement in `<source>/<id>/statements/`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attestation {
+    /// The repository.
+    pub repository: RepositoryId,
+    /// The source.
+    pub source: SourceName,
+    /// The backup.
+    pub id: BackupId,
+    /// SHA-256 of the pre-authentication encoding of its manifest: which one is meant.
+    pub manifest: Sha256Digest,
+    /// When it was said, by the signer's clock.
+    pub made: Timestamp,
+    /// What is said.
+    pub claim: Claim,
+}
+
+/// What can be said of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Claim {
+    /// A pruner sees it for the first time; its age counts from here.
+    Seen {},
+    /// A pruner is about to remove it, if nobody else removes what would stand for it.
+    Leaving {},
+    /// A verifier read it.
+    Verified {
+        /// How far.
+        depth: Depth,
+        /// Bytes of the envelope that were read.
+        bytes: u64,
+    },
+    /// An operator exempts it from retention, or ends that; the newest counts.
+    Pinned {
+        /// Whether it is exempt from now on.
+        on: bool,
+    },
+}
+
+/// How far a verification went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Depth {
+    /// Random ranges against the hash tree.
+    Sample,
+    /// All stored bytes against the signed digests.
+    Quick,
+    /// Decrypted, decompressed and parsed to its end.
+    Deep,
+}
+
+impl Claim {
+    /// The word that the names of its objects begin with.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Seen {} => "seen",
+            Self::Leaving {} => "leaving",
+            Self::Verified { .. } => "verified",
+            Self::Pinned { .. } => "pinned",
+        }
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl Attestation {
+    /// The bytes that are signed.
+    ///
+    /// # Errors
+    /// `Bug` if it cannot be written.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        written(self)
+    }
+
+    /// Reads the signed bytes, strictly.
+    ///
+    /// # Errors
+    /// `Integrity` for anything that is not exactly one statement about the backup at `at`.
+    pub fn from_json(at: &BackupRef, body: &[u8]) -> Result<Self> {
+        let read: Self = read(at, body)?;
+        belongs(at, &read.source, read.id)?;
+        Ok(read)
+    }
+
+    /// A new name for it beside its backup.
+    #[must_use]
+    pub fn new_key(&self) -> ObjectKey {
+        let at = BackupRef { source: self.source.clone(), id: self.id };
+        at.statement(&format!("{}-{}", self.claim.word(), BackupId::random()))
+    }
+}
+
+/// The body of `history/<source>/<id>.json`: a backup that was removed, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Removal {
+    /// The repository.
+    pub repository: RepositoryId,
+    /// The source.
+    pub source: SourceName,
+    /// The backup.
+    pub id: BackupId,
+    /// Its signed manifest as it was stored, so that the chain of manifests can still be followed.
+    pub manifest: String,
+    /// Why, for a person.
+    pub reason: String,
+    /// When it was decided, by the pruner's clock.
+    pub made: Timestamp,
+}
+
+impl Removal {
+    /// The bytes that are signed.
+    ///
+    /// # Errors
+    /// `Bug` if it cannot be written.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        written(self)
+    }
+
+    /// Reads the signed bytes, strictly.
+    ///
+    /// # Errors
+    /// `Integrity` for anything that is not exactly one removal of the backup at `at`.
+    pub fn from_json(at: &BackupRef, body: &[u8]) -> Result<Self> {
+        let read: Self = read(at, body)?;
+        belongs(at, &read.source, read.id)?;
+        Ok(read)
+    }
+}
+
+fn written(body: &impl Serialize) -> Result<Vec<u8>> {
+    let body = serde_json::to_vec(body)
+        .map_err(|error| Error::bug(format!("a statement could not be written: {error}")))?;
+    strict_json::check(&body)
+        .map_err(|error| Error::bug(format!("a statement is not strict JSON: {error}")))?;
+    Ok(body)
+}
+
+fn read<T: serde::de::DeserializeOwned>(at: &BackupRef, body: &[u8]) -> Result<T> {
+    strict_json::from_slice(body).map_err(|error| {
+        Error::new(ErrorKind::Integrity, at.to_string(), format!("not a valid statement: {error}"))
+    })
+}
+
+fn belongs(at: &BackupRef, source: &SourceName, id: BackupId) -> Result<()> {
+    if at.source == *source && at.id == id {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Integrity, at.to_string(), format!("a statement here is about {source}/{id}"))
+        .with_hint("it was moved or copied from another place"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attestation(claim: Claim) -> Attestation {
+        Attestation {
+            repository: RepositoryId::random(),
+            source: "orders".parse().unwrap(),
+            id: BackupId::random(),
+            manifest: Sha256Digest::of(b"m"),
+            made: Timestamp::UNIX_EPOCH,
+            claim,
+        }
+    }
+
+    #[test]
+    fn every_claim_is_read_as_it_was_written_and_only_at_its_place() {
+        for claim in
+            [Claim::Seen {}, Claim::Verified { depth: Depth::Deep, bytes: 7 }, Claim::Pinned { on: true }]
+        {
+            let said = attestation(claim);
+            let at = BackupRef { source: said.source.clone(), id: said.id };
+            let body = said.to_json().unwrap();
+            assert_eq!(Attestation::from_json(&at, &body).unwrap(), said);
+            let elsewhere = BackupRef { id: BackupId::random(), ..at.clone() };
+            assert_eq!(Attestation::from_json(&elsewhere, &body).unwrap_err().kind(), ErrorKind::Integrity);
+            let key = said.new_key();
+            assert_eq!(BackupRef::of_statement(&key), Some(at));
+            assert!(key.file_name().starts_with(said.claim.word()));
+        }
+    }
+
+    #[test]
+    fn a_removal_keeps_the_manifest_as_it_was_stored() {
+        let said = Removal {
+            repository: RepositoryId::random(),
+            source: "orders".parse().unwrap(),
+            id: BackupId::random(),
+            manifest: "{\"payload\":\"e30=\"}".into(),
+            reason: "it is past every rule".into(),
+            made: Timestamp::UNIX_EPOCH,
+        };
+        let at = BackupRef { source: said.source.clone(), id: said.id };
+        assert_eq!(Removal::from_json(&at, &said.to_json().unwrap()).unwrap(), said);
+        assert_eq!(BackupRef::of_history(&at.history()), Some(at));
+    }
+}

@@ -1,0 +1,285 @@
+//! Removing backups by a policy: history first, then the manifest, then the data, then a look.
+//!
+//! Killed at any call, a backup is either whole or has no manifest, and what has no manifest and is in
+//! the history is removed by the next run. Two machines may prune at once, also by different policies:
+//! each says beside a backup that it is about to remove it, and then decides once more without all
+//! that others say this of, or have removed.
+
+use std::collections::BTreeMap;
+
+use jiff::SignedDuration;
+
+use crate::attestation::{Claim, Depth, Removal};
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result, Stage};
+use crate::id::SourceName;
+use crate::manifest::BackupRef;
+use crate::retention::{Candidate, Decision, Policy, Reason, Verdict, decide};
+use crate::statement::{Signer, StatementKind, Trust, VouchedManifest};
+use crate::store::{Remover, Sink, Source};
+use crate::stream::ByteStream;
+
+use super::{attest, attestations, list, read, store};
+
+/// How long a pruner's word that it is about to remove a backup counts.
+const INTENT: SignedDuration = SignedDuration::from_hours(24);
+
+/// What pruning works with.
+#[derive(Debug, Clone, Copy)]
+pub struct PruneParts<'a> {
+    /// Reads the place.
+    pub source: &'a dyn Source,
+    /// Writes statements and the history.
+    pub sink: &'a dyn Sink,
+    /// Removes.
+    pub remover: &'a dyn Remover,
+    /// Says who is believed.
+    pub trust: &'a dyn Trust,
+    /// A key with the role of a pruner.
+    pub signer: &'a dyn Signer,
+}
+
+/// A backup that stands, as the pruner sees it.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Its manifest.
+    pub manifest: VouchedManifest,
+    /// What the decision needs to know of it.
+    pub candidate: Candidate,
+}
+
+/// What would be kept and removed, and why.
+#[derive(Debug)]
+pub struct PrunePlan {
+    source: SourceName,
+    policy: Policy,
+    /// Every backup that stands, the newest first, with what was decided of it.
+    pub decisions: Vec<(Standing, Decision)>,
+}
+
+/// What a prune did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Backups that are gone.
+    pub removed: Vec<BackupRef>,
+    /// Leftovers of earlier prunes that are gone.
+    pub finished: Vec<BackupRef>,
+    /// Backups that were to go and stay, because another machine removes what would stand for them.
+    pub spared: Vec<BackupRef>,
+}
+
+/// Looks at the backups of a source. One that is seen for the first time is noted so, signed, beside
+/// it: its age counts from that note.
+///
+/// Manifests that are not believed are left alone: they are neither kept for nor removed.
+///
+/// # Errors
+/// Those of the place and of the signer.
+pub async fn survey(cx: &Context, parts: PruneParts<'_>, source: &SourceName) -> Result<Vec<Standing>> {
+    let mut standing = Vec::new();
+    for listed in list(parts.source, parts.trust, Some(source)).await? {
+        let Ok(manifest) = listed.manifest else { continue };
+        cx.check(source.as_str())?;
+        let said = attestations(parts.source, parts.trust, &manifest).await?;
+        let seen = said.believed.iter().filter(|said| matches!(said.claim, Claim::Seen {}));
+        let first_seen = match seen.map(|said| said.made).min() {
+            Some(first_seen) => first_seen,
+            None => attest(cx, parts.sink, parts.signer, &manifest, Claim::Seen {}).await?.made,
+        };
+        let proven =
+            said.believed.iter().any(|said| matches!(said.claim, Claim::Verified { depth: Depth::Deep, .. }));
+        let pins = said.believed.iter().filter_map(|said| match said.claim {
+            Claim::Pinned { on } => Some((said.made, on)),
+            _ => None,
+        });
+        // Of two at the same moment the one that keeps.
+        let pinned = pins.max().is_some_and(|(_, on)| on);
+        let body = manifest.manifest();
+        let candidate = Candidate {
+            id: body.id,
+            first_seen,
+            bytes: body.object_len,
+            proven,
+            pinned,
+            locked_until: None,
+            needs: Vec::new(),
+        };
+        standing.push(Standing { manifest, candidate });
+    }
+    Ok(standing)
+}
+
+/// Decides over what stands; removes nothing. `frozen` says why nothing may go for now.
+#[must_use]
+pub fn plan_prune(
+    cx: &Context,
+    source: &SourceName,
+    standing: Vec<Standing>,
+    policy: &Policy,
+    frozen: Option<&str>,
+) -> PrunePlan {
+    let candidates: Vec<Candidate> = standing.iter().map(|one| one.candidate.clone()).collect();
+    let mut by_id: BTreeMap<_, _> = standing.into_iter().map(|one| (one.candidate.id, one)).collect();
+    let decisions = decide(&candidates, policy, cx.now(), frozen)
+        .into_iter()
+        .filter_map(|decision| Some((by_id.remove(&decision.id)?, decision)))
+        .collect();
+    PrunePlan { source: source.clone(), policy: policy.clone(), decisions }
+}
+
+impl PrunePlan {
+    /// What is to go, the oldest first.
+    pub fn removals(&self) -> impl Iterator<Item = (&Standing, &Reason)> {
+        self.decisions.iter().rev().filter_map(|(standing, decision)| match &decision.verdict {
+            Verdict::Remove(reason) => Some((standing, reason)),
+            Verdict::Keep(_) => None,
+        })
+    }
+
+    /// Whether a backup would still go if the others in `gone` were not there.
+    fn still_removes(&self, cx: &Context, one: &Standing, gone: &[BackupRef]) -> bool {
+        let left: Vec<Candidate> = self
+            .decisions
+            .iter()
+            .map(|(standing, _)| standing)
+            .filter(|other| {
+                other.candidate.id == one.candidate.id || !gone.contains(&other.manifest.manifest().backup())
+            })
+            .map(|standing| standing.candidate.clone())
+            .collect();
+        decide(&left, &self.policy, cx.now(), None)
+            .iter()
+            .any(|decision| decision.id == one.candidate.id && !decision.keeps())
+    }
+}
+
+/// Removes what the plan says, and what earlier prunes left half removed. Stops at the first error;
+/// run it again to go on.
+///
+/// Not cancel safe in the sense that a backup may be half removed; it is then no backup any more, and
+/// the next run removes the rest.
+///
+/// # Errors
+/// Those of the place and of the signer; `Conflict` when something is still there after it was
+/// removed, as with object lock.
+pub async fn prune(cx: &Context, parts: PruneParts<'_>, plan: &PrunePlan) -> Result<Pruned> {
+    let mut pruned = Pruned::default();
+    for at in history(parts, &plan.source).await? {
+        cx.check(&at.to_string())?;
+        let left = parts.source.list(&at.prefix()).await.map_err(|e| e.at(Stage::Remove))?;
+        let half = !left.is_empty() && !left.iter().any(|object| object.key == at.manifest());
+        // Without a pruner's word, data without a manifest may be a backup that is being made.
+        if half && noted(parts, &at).await?.is_some() {
+            remove_data(parts, &at).await?;
+            pruned.finished.push(at);
+        }
+    }
+    for (standing, reason) in plan.removals() {
+        let at = standing.manifest.manifest().backup();
+        cx.check(&at.to_string())?;
+        attest(cx, parts.sink, parts.signer, &standing.manifest, Claim::Leaving {}).await?;
+        if !plan.still_removes(cx, standing, &leaving(cx, parts, &plan.source).await?) {
+            pruned.spared.push(at);
+            continue;
+        }
+        if !note(cx, parts, standing, reason).await? {
+            // Another machine was quicker; what is left are the words said just now.
+            if noted(parts, &at).await?.is_some() {
+                remove_data(parts, &at).await?;
+            }
+            continue;
+        }
+        parts.remover.remove(&at.manifest()).await.map_err(|e| e.at(Stage::Remove))?;
+        remove_data(parts, &at).await?;
+        pruned.removed.push(at);
+    }
+    Ok(pruned)
+}
+
+/// Writes into the history what is about to be removed, unless it is there. `false` when the backup
+/// is gone already.
+async fn note(cx: &Context, parts: PruneParts<'_>, standing: &Standing, reason: &Reason) -> Result<bool> {
+    let manifest = standing.manifest.manifest();
+    let at = manifest.backup();
+    let stored = match read::small(parts.source, &at.manifest(), read::STATEMENT_LEN_MAX).await {
+        Ok(stored) => stored,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if noted(parts, &at).await?.is_some() {
+        return Ok(true);
+    }
+    let removal = Removal {
+        repository: manifest.repository,
+        source: at.source.clone(),
+        id: at.id,
+        manifest: String::from_utf8(stored.to_vec())
+            .map_err(|_| Error::new(ErrorKind::Integrity, at.to_string(), "its manifest is no text"))?,
+        reason: reason.to_string(),
+        made: cx.now(),
+    };
+    let signed = parts.signer.sign(StatementKind::Removal, &removal.to_json()?)?;
+    let len = signed.stored().len() as u64;
+    match store(cx, parts.sink, &at.history(), ByteStream::of_statement(&signed), Some(len)).await {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Uncertain) => {
+            // By another machine in this moment, or by us; or by somebody who may not.
+            if noted(parts, &at).await?.is_some() { Ok(true) } else { Err(error) }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What a pruner wrote into the history of a backup, if it is believed.
+async fn noted(parts: PruneParts<'_>, at: &BackupRef) -> Result<Option<Removal>> {
+    match read::small(parts.source, &at.history(), read::STATEMENT_LEN_MAX).await {
+        Ok(stored) => Ok(parts.trust.vouch_removal(at, &stored).ok()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The backups of the source that somebody is about to remove, or has removed.
+async fn leaving(cx: &Context, parts: PruneParts<'_>, source: &SourceName) -> Result<Vec<BackupRef>> {
+    let mut leaving = history(parts, source).await?;
+    let objects = parts.source.list(&format!("{source}/")).await.map_err(|e| e.at(Stage::Remove))?;
+    for object in objects.iter().filter(|object| object.key.file_name().starts_with("leaving-")) {
+        let Some(at) = BackupRef::of_statement(&object.key) else { continue };
+        let stored = match read::small(parts.source, &object.key, read::STATEMENT_LEN_MAX).await {
+            Ok(stored) => stored,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        // A word that is not believed removes nothing.
+        if let Ok(said) = parts.trust.vouch_attestation(&at, &stored)
+            && matches!(said.claim, Claim::Leaving {})
+            && cx.now().duration_since(said.made) < INTENT
+        {
+            leaving.push(at);
+        }
+    }
+    Ok(leaving)
+}
+
+async fn history(parts: PruneParts<'_>, source: &SourceName) -> Result<Vec<BackupRef>> {
+    let objects = parts.source.list(&format!("history/{source}/")).await.map_err(|e| e.at(Stage::Remove))?;
+    Ok(objects.iter().filter_map(|object| BackupRef::of_history(&object.key)).collect())
+}
+
+/// Removes everything of a backup that has no manifest any more, and looks that it is gone.
+async fn remove_data(parts: PruneParts<'_>, at: &BackupRef) -> Result<()> {
+    for object in parts.source.list(&at.prefix()).await.map_err(|e| e.at(Stage::Remove))? {
+        parts.remover.remove(&object.key).await.map_err(|e| e.at(Stage::Remove))?;
+    }
+    let left = parts.source.list(&at.prefix()).await.map_err(|e| e.at(Stage::Remove))?;
+    match left.first() {
+        None => Ok(()),
+        Some(object) => Err(Error::new(
+            ErrorKind::Conflict,
+            object.key.to_string(),
+            "is still there after it was removed",
+        )
+        .with_hint("the store may keep it under a lock or as a version; prune again when the lock has ended")
+        .at(Stage::Remove)),
+    }
+}

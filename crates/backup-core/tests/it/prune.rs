@@ -1,0 +1,203 @@
+//! Pruning where calls fail, processes die and machines do it at once.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use backup_core::pipeline::{self, BackupParts, BackupRequest, PruneParts, Pruned};
+use backup_core::retention::{Period, Policy};
+use backup_core::testing::{
+    Fault, FaultPlan, FaultyStore, ManualClock, MemoryLedger, MemoryStore, ScriptedDumper,
+};
+use backup_core::*;
+use jiff::SignedDuration;
+use jiff::tz::{Offset, TimeZone};
+
+use crate::stamp::Stamp;
+
+fn source() -> SourceName {
+    "orders".parse().expect("a test")
+}
+
+/// A store with a backup for each of these hours of age, all seen and deeply verified then.
+async fn aged(hours: &[i64]) -> (MemoryStore, Vec<BackupRef>) {
+    let store = MemoryStore::new();
+    let (ledger, repository) = (MemoryLedger::default(), RepositoryId::random());
+    let mut made = Vec::new();
+    for &hours in hours {
+        let clock = ManualClock::at(now() - SignedDuration::from_hours(hours));
+        let cx = Context::new().with_clock(Arc::new(clock));
+        let parts = BackupParts {
+            dumper: Arc::new(ScriptedDumper::new(["ab", "cd"])),
+            encryptor: Arc::new(Stamp),
+            sink: Arc::new(store.clone()),
+            reader: Arc::new(store.clone()),
+            signer: Arc::new(Stamp),
+            ledger: Arc::new(ledger.clone()),
+            catalog: None,
+        };
+        let request = BackupRequest {
+            repository,
+            source: source(),
+            id: BackupId::random(),
+            selection: Selection::default(),
+            estimate: None,
+            read_back: false,
+        };
+        let at = BackupRef { source: source(), id: request.id };
+        pipeline::backup(&cx, &parts, request).await.unwrap();
+        let listed = pipeline::list(&store, &Stamp, Some(&source())).await.unwrap();
+        let found = listed.into_iter().find(|listed| listed.at == at).expect("just made");
+        let manifest = found.manifest.unwrap();
+        for claim in [Claim::Seen {}, Claim::Verified { depth: Depth::Deep, bytes: 4 }] {
+            pipeline::attest(&cx, &store, &Stamp, &manifest, claim).await.unwrap();
+        }
+        made.push(at);
+    }
+    (store, made)
+}
+
+fn now() -> jiff::Timestamp {
+    "2026-06-30T12:00:00Z".parse().unwrap()
+}
+
+fn cx() -> Context {
+    Context::new().with_clock(Arc::new(ManualClock::at(now())))
+}
+
+fn last(count: u32) -> Policy {
+    Policy { last: NonZeroU32::new(count), ..Policy::default() }
+}
+
+fn parts<S: Source + Sink + Remover>(store: &S) -> PruneParts<'_> {
+    PruneParts { source: store, sink: store, remover: store, trust: &Stamp, signer: &Stamp }
+}
+
+async fn pruned<S: Source + Sink + Remover>(store: &S, policy: &Policy) -> Result<Pruned> {
+    let parts = parts(store);
+    let standing = pipeline::survey(&cx(), parts, &source()).await?;
+    let plan = pipeline::plan_prune(&cx(), &source(), standing, policy, None);
+    pipeline::prune(&cx(), parts, &plan).await
+}
+
+/// The backups that have a manifest; each of them is whole.
+fn whole(store: &MemoryStore) -> BTreeSet<BackupRef> {
+    let keys = store.keys();
+    let there: BTreeSet<BackupRef> = keys.iter().filter_map(BackupRef::of_manifest).collect();
+    for at in &there {
+        assert!(keys.contains(&at.data()) && keys.contains(&at.tree()), "{at} is not whole");
+    }
+    there
+}
+
+#[tokio::test]
+async fn what_the_policy_lets_go_is_gone_with_everything_of_it_and_stands_in_the_history() {
+    let (store, made) = aged(&[100, 50, 3]).await;
+    let done = pruned(&store, &last(1)).await.unwrap();
+    assert_eq!(done.removed, made[..2]);
+    assert_eq!(whole(&store), BTreeSet::from([made[2].clone()]));
+    for gone in &made[..2] {
+        assert!(!store.keys().iter().any(|key| key.as_str().starts_with(&gone.prefix())));
+        let stored = store.bytes(&gone.history()).unwrap();
+        let removal = Stamp.vouch_removal(gone, &stored).unwrap();
+        assert_eq!(removal.reason, "it is past every rule");
+        let manifest = Stamp.vouch(gone, removal.manifest.as_bytes()).unwrap();
+        assert_eq!(manifest.manifest().backup(), *gone);
+    }
+    assert_eq!(pruned(&store, &last(1)).await.unwrap(), Pruned::default(), "nothing is left to do");
+}
+
+#[tokio::test]
+async fn a_backup_is_young_from_its_first_look_on_and_a_pin_holds() {
+    let (store, made) = aged(&[100, 50]).await;
+    let listed = pipeline::list(&store, &Stamp, Some(&source())).await.unwrap();
+    let oldest = listed.iter().find(|listed| listed.at == made[0]).unwrap().manifest.as_ref().unwrap();
+    pipeline::attest(&cx(), &store, &Stamp, oldest, Claim::Pinned { on: true }).await.unwrap();
+    assert_eq!(pruned(&store, &last(1)).await.unwrap().removed, []);
+    // A backup without a note gets one now.
+    for key in store.keys() {
+        if key.file_name().starts_with("seen-") && key.as_str().starts_with(&made[1].prefix()) {
+            store.remove(&key).await.unwrap();
+        }
+    }
+    let within = Policy { within: Some(SignedDuration::from_hours(1)), ..Policy::default() };
+    assert_eq!(pruned(&store, &within).await.unwrap().removed, []);
+    assert_eq!(whole(&store).len(), 2);
+}
+
+#[tokio::test]
+async fn killed_at_any_call_every_backup_is_whole_or_gone_and_the_next_run_ends_it() {
+    for fault in [Fault::Before, Fault::After, Fault::Gone] {
+        let mut tried = 0;
+        loop {
+            let (store, made) = aged(&[100, 50, 3]).await;
+            let plan = FaultPlan::at(tried, fault);
+            let faulty = FaultyStore::new(store.clone(), plan.clone());
+            let done = pruned(&faulty, &last(1)).await;
+            let Some(call) = plan.fired() else {
+                done.unwrap();
+                break;
+            };
+            let what = format!("{fault:?} of {call}");
+            let there = whole(&store);
+            assert!(there.contains(&made[2]), "{what}: the one that is kept");
+            for gone in made.iter().filter(|at| !there.contains(at)) {
+                assert!(store.bytes(&gone.history()).is_some(), "{what}: {gone} is gone without a word");
+            }
+            pruned(&store, &last(1)).await.unwrap();
+            assert_eq!(whole(&store), BTreeSet::from([made[2].clone()]), "{what}");
+            for gone in &made[..2] {
+                let left = store.keys().into_iter().find(|key| key.as_str().starts_with(&gone.prefix()));
+                assert_eq!(left, None, "{what}");
+            }
+            tried += 1;
+        }
+        assert!(tried > 30, "{fault:?}: only {tried} calls");
+    }
+}
+
+/// Of one day the first backup stays and the second goes, unless another machine lets the first go.
+#[tokio::test]
+async fn two_machines_that_prune_at_once_do_not_remove_what_the_other_relies_on() {
+    let daily = Policy { daily: NonZeroU32::new(10), ..Policy::default() };
+    let first = 1;
+    for (hours_ago, spared) in [(0, true), (23, true), (25, false)] {
+        let (store, made) = aged(&[40, 30, 20, 1]).await;
+        let parts = parts(&store);
+        let standing = pipeline::survey(&cx(), parts, &source()).await.unwrap();
+        let relied_on = standing.iter().find(|one| one.candidate.id == made[first].id).unwrap();
+        let earlier = ManualClock::at(now() - SignedDuration::from_hours(hours_ago));
+        let other = Context::new().with_clock(Arc::new(earlier));
+        pipeline::attest(&other, &store, &Stamp, &relied_on.manifest, Claim::Leaving {}).await.unwrap();
+        let plan = pipeline::plan_prune(&cx(), &source(), standing, &daily, None);
+        let done = pipeline::prune(&cx(), parts, &plan).await.unwrap();
+        let (went, stayed) =
+            if spared { (vec![], vec![made[2].clone()]) } else { (vec![made[2].clone()], vec![]) };
+        assert_eq!((done.removed, done.spared), (went, stayed), "said {hours_ago} hours ago");
+    }
+    // The other machine was quicker: what it removed stands for nothing any more.
+    let (store, made) = aged(&[40, 30, 20, 1]).await;
+    let parts = parts(&store);
+    let standing = pipeline::survey(&cx(), parts, &source()).await.unwrap();
+    let plan = pipeline::plan_prune(&cx(), &source(), standing, &daily, None);
+    // Noon to noon, the first of that day has another before it.
+    let shifted = Policy { time_zone: TimeZone::fixed(Offset::from_seconds(43_200).unwrap()), ..daily };
+    assert_eq!(pruned(&store, &shifted).await.unwrap().removed, [made[first].clone()]);
+    let done = pipeline::prune(&cx(), parts, &plan).await.unwrap();
+    assert_eq!((done.removed, done.spared), (vec![], vec![made[2].clone()]));
+    assert_eq!(whole(&store).len(), 3);
+}
+
+#[tokio::test]
+async fn a_forged_history_removes_no_backup_that_is_being_made() {
+    let (store, made) = aged(&[3]).await;
+    store.remove(&made[0].manifest()).await.unwrap();
+    store.overwrite(&made[0].history(), "signed nothing of the kind");
+    let done = pruned(&store, &last(1)).await.unwrap();
+    assert_eq!(done, Pruned::default());
+    assert!(store.bytes(&made[0].data()).is_some());
+    let other = Policy { slot: Period::Day, ..last(1) };
+    assert_eq!(pruned(&store, &other).await.unwrap(), Pruned::default());
+}
