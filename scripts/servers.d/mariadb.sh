@@ -49,7 +49,8 @@ mysql_url_answers() {
     local url=${1#mysql://} user place
     user=${url%@*} place=${url##*@}
     place=${place%/}
-    MYSQL_PWD=${user#*:} "${@:2}" --no-defaults --user="${user%%:*}" --host="${place%:*}" \
+    # It must be the first argument.
+    MYSQL_PWD=${user#*:} "$2" --no-defaults "${@:3}" --user="${user%%:*}" --host="${place%:*}" \
         --port="${place#*:}" -e 'select 1'
 }
 
