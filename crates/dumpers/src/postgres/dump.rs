@@ -1,13 +1,16 @@
 //! `pg_dump` in its custom format, uncompressed, as a stream.
 
-use std::collections::BTreeMap;
+mod look;
+mod pattern;
+mod watch;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    Context, Dump, DumpFormat, DumpReport, Dumper, Error, ErrorKind, Obstacle, Probe, ProbeItem, Result,
-    Selection, Settled, Stage,
+    ByteStream, Context, Dump, DumpFormat, DumpReport, Dumper, Error, ErrorKind, Event, Plain, Probe,
+    ProbeItem, Result, Selection, Settled, Stage,
 };
-use serde::Deserialize;
 
 use super::config::{Connection, PostgresConfig};
 use super::error::PostgresError;
@@ -15,20 +18,28 @@ use super::inspect::parsed;
 use super::names::qualified;
 use super::parallel;
 use super::query::Psql;
+use super::restore::random_u32;
+use super::settings::OnBlocked;
 use super::tools::{Client, fitting, installed};
 use super::{PG_CUSTOM, check_extra_args};
 use crate::command::waiting;
-use crate::tool::{Places, ToolCommand, ToolVersion, Waiting, stream};
+use crate::tool::{Places, ToolCommand, Waiting, stream};
+use look::{LOOK, Looked};
+pub(super) use watch::{Patience, Watch};
 
-/// The most obstacles that one message names; a probe names all.
-const NAMED_MAX: usize = 10;
+/// Seconds to wait for a lock on a table, unless the settings say otherwise.
+const LOCK_TIMEOUT: u64 = 300;
+/// Seconds that others may wait for the dump, unless the settings say otherwise.
+const LOCK_WAIT_LIMIT: u64 = 60;
+/// How often a dump that gave way before its first byte is started in all.
+const ATTEMPTS: u32 = 3;
 
 /// Dumps one database.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PostgresDumper {
     pub(super) connection: Connection,
     pub(super) places: Places,
-    pub(super) extra_args: Vec<String>,
+    pub(super) config: PostgresConfig,
     pub(super) waiting: Waiting,
     /// More than one where rows are read over several connections.
     jobs: u32,
@@ -38,149 +49,163 @@ impl PostgresDumper {
     /// The database of these settings; nothing is connected yet.
     ///
     /// # Errors
-    /// `Config` for a wrong URI or an argument that would change what the stream is.
+    /// `Config` for a wrong URI, and for settings and arguments that are not those of a dump or would
+    /// change what the stream is.
     pub fn new(config: &PostgresConfig) -> Result<Self> {
         check_extra_args(&config.extra_args)?;
         config.check_source()?;
         Ok(Self {
             connection: config.connection()?,
             places: Places::new(&config.tool_dirs),
-            extra_args: config.extra_args.clone(),
+            config: config.clone(),
             waiting: waiting(config.stall_seconds),
             jobs: parallel::jobs(config)?,
         })
     }
 
-    async fn look(&self, cx: &Context) -> Result<(Looked, Client), PostgresError> {
+    async fn look(&self, cx: &Context) -> Result<(Looked, Client, Psql), PostgresError> {
         let psql = Psql::find(cx, &self.places, &self.connection).await?;
         let looked: Looked = psql.ask(cx, LOOK).await?;
         let server = looked.server()?;
         let client = fitting(installed(cx, &self.places, "pg_dump").await?, "pg_dump", &server)?;
-        Ok((looked, client))
-    }
-}
-
-/// What the server says of the database.
-#[derive(Debug, Deserialize)]
-struct Looked {
-    server: String,
-    bytes: Option<u64>,
-    tables: Vec<LookedTable>,
-    /// `GRANT` statements that are missing, each complete.
-    grants: Vec<String>,
-    /// Names of what those would open.
-    unreadable: Vec<String>,
-    /// Tables whose row security hides rows from this user.
-    hidden: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct LookedTable {
-    schema: String,
-    name: String,
-    rows: f64,
-    bytes: Option<u64>,
-}
-
-/// One statement: version, size without indexes, tables, and what this user cannot read. It takes no
-/// lock on any table. System
-/// schemas and members of extensions are left out, as `pg_dump` does.
-const LOOK: &str = r"
-WITH own AS (
-  SELECT c.oid, c.relkind, c.reltuples, c.relrowsecurity, c.relforcerowsecurity, c.relowner,
-         c.relpages, c.reltoastrelid, n.nspname, c.relname, n.oid AS schema_oid,
-         format('%I.%I', n.nspname, c.relname) AS name
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-  WHERE c.relkind IN ('r', 'S', 'm', 'p') AND c.relpersistence <> 't'
-    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
-    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass
-                    AND d.objid = c.oid AND d.deptype = 'e')
-), closed AS (
-  SELECT format('schema %I', nspname) AS what,
-         format('GRANT USAGE ON SCHEMA %I TO %I;', nspname, current_user) AS fix
-  FROM (SELECT DISTINCT nspname, schema_oid FROM own) s
-  WHERE NOT has_schema_privilege(schema_oid, 'USAGE')
-  UNION ALL
-  SELECT CASE relkind WHEN 'S' THEN 'sequence ' ELSE 'table ' END || name,
-         format('GRANT SELECT ON %s %s TO %I;',
-                CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, name, current_user)
-  FROM own WHERE relkind IN ('r', 'p', 'S') AND NOT
-    CASE relkind WHEN 'S' THEN has_sequence_privilege(oid, 'SELECT') ELSE has_table_privilege(oid, 'SELECT') END
-)
-SELECT json_build_object(
-  'server', current_setting('server_version'),
-  'bytes', greatest(0, pg_database_size(current_database())
-    - (SELECT coalesce(sum(relpages::bigint), 0) * current_setting('block_size')::bigint
-       FROM pg_catalog.pg_class WHERE relkind = 'i')),
-  'tables', coalesce((SELECT json_agg(json_build_object('schema', nspname, 'name', relname, 'rows', reltuples,
-      'bytes', CASE WHEN reltuples >= 0 THEN current_setting('block_size')::bigint * (relpages::bigint
-        + coalesce((SELECT t.relpages::bigint FROM pg_catalog.pg_class t WHERE t.oid = own.reltoastrelid), 0)) END)
-    ORDER BY nspname, relname) FROM own WHERE relkind = 'r'), '[]'::json),
-  'grants', coalesce((SELECT json_agg(fix ORDER BY fix DESC) FROM closed), '[]'::json),
-  'unreadable', coalesce((SELECT json_agg(what ORDER BY fix DESC) FROM closed), '[]'::json),
-  'hidden', coalesce((SELECT json_agg(name ORDER BY name) FROM own
-                      WHERE relkind = 'r' AND row_security_active(oid)), '[]'::json)
-);";
-
-impl Looked {
-    fn server(&self) -> Result<ToolVersion, PostgresError> {
-        ToolVersion::find(&self.server).ok_or_else(|| PostgresError::Answer(self.server.clone()))
+        Ok((looked, client, psql))
     }
 
-    /// Everything that would make `pg_dump` fail later, in sentences.
-    fn obstacles(&self) -> Vec<Obstacle> {
-        let unreadable = self
-            .unreadable
-            .iter()
-            .zip(&self.grants)
-            .map(|(what, fix)| Obstacle::new(format!("{what} cannot be read"), fix));
-        let hidden = self.hidden.iter().map(|name| {
-            let what = format!("row security hides rows of table {name} from this user");
-            Obstacle::new(what, "use a role with BYPASSRLS")
-        });
-        unreadable.chain(hidden).collect()
+    /// How long others may wait for the dump; `None` to look after nobody.
+    fn patience(&self) -> Option<Patience> {
+        let limit = self.config.lock_wait_limit_seconds.unwrap_or(LOCK_WAIT_LIMIT);
+        let on_blocked = self.config.on_blocked.unwrap_or_default();
+        (limit > 0).then(|| Patience { limit: Duration::from_secs(limit), on_blocked })
     }
 
-    fn refuse_obstacles(&self, subject: &str) -> Result<()> {
-        let obstacles = self.obstacles();
-        if obstacles.is_empty() {
+    /// Refuses a selection that cannot be meant.
+    async fn check_selection(&self, cx: &Context, psql: &Psql, what: &Selection) -> Result<()> {
+        let subject = self.connection.describe();
+        if !what.include.is_empty() && !self.config.schemas.is_empty() {
+            // pg_dump would pass over the schemas in silence.
+            return Err(Error::new(ErrorKind::Config, subject, "both tables and schemas are chosen")
+                .with_hint("choose tables as schema.table, or schemas and tables to exclude"));
+        }
+        let Some(query) = pattern::unmatched_query(&what.exclude, &self.config.exclude_schemas) else {
+            return Ok(());
+        };
+        let unmatched: Vec<String> = psql.ask(cx, &query).await.map_err(|error| error.about(&subject))?;
+        if unmatched.is_empty() {
             return Ok(());
         }
-        let hint = match self.grants.as_slice() {
-            [] => "use a role with BYPASSRLS".to_owned(),
-            grants if grants.len() > NAMED_MAX => {
-                "run as an administrator: GRANT pg_read_all_data TO this user (PostgreSQL 14 and newer)"
-                    .to_owned()
-            }
-            grants => format!("run as the owner: {}", grants.join(" ")),
-        };
-        let named = obstacles.iter().take(NAMED_MAX).map(|obstacle| obstacle.what.as_str());
-        let mut what = named.collect::<Vec<_>>().join("; ");
-        if obstacles.len() > NAMED_MAX {
-            what.push_str(&format!("; and {} more", obstacles.len() - NAMED_MAX));
-        }
-        Err(Error::new(ErrorKind::Denied, subject, what).with_hint(hint))
+        let what = format!("excluded, and not there: {}", unmatched.join(", "));
+        Err(PostgresError::NoMatch(what).about(&subject))
     }
 
-    fn versions(&self, client: &Client) -> BTreeMap<String, String> {
-        BTreeMap::from([
-            ("server".to_owned(), self.server.clone()),
-            ("pg_dump".to_owned(), client.version.to_string()),
-        ])
+    /// The arguments: the custom format, uncompressed, to standard output. The connection is not
+    /// among them.
+    fn options(&self, what: &Selection) -> Vec<String> {
+        let mut options: Vec<String> =
+            ["--format=custom", "--compress=0", "--no-password"].map(str::to_owned).into();
+        options.extend(self.choosing(what));
+        options
     }
+
+    /// The arguments that choose what is dumped and how long is waited for it.
+    pub(super) fn choosing(&self, what: &Selection) -> Vec<String> {
+        let config = &self.config;
+        let mut options = Vec::new();
+        let timeout = config.lock_timeout_seconds.unwrap_or(LOCK_TIMEOUT);
+        if timeout > 0 {
+            options
+                .push(format!("--lock-wait-timeout={}", timeout.saturating_mul(1000).min(i32::MAX as u64)));
+        }
+        if !what.include.is_empty() || !config.schemas.is_empty() {
+            options.push("--strict-names".to_owned());
+        }
+        options.extend(what.include.iter().map(|pattern| format!("--table={pattern}")));
+        options.extend(what.exclude.iter().map(|pattern| format!("--exclude-table={pattern}")));
+        options.extend(config.schemas.iter().map(|pattern| format!("--schema={pattern}")));
+        options.extend(config.exclude_schemas.iter().map(|pattern| format!("--exclude-schema={pattern}")));
+        options.extend(config.extra_args.iter().cloned());
+        options
+    }
+
+    /// One run of `pg_dump`, watched over.
+    fn attempt(&self, cx: &Context, client: &Client, psql: &Psql, options: &[String]) -> Result<Attempt> {
+        let subject = self.connection.describe();
+        let mark = format!("strongroom dump {:08x}", random_u32().map_err(|error| error.about(&subject))?);
+        let command = self.connection.give(ToolCommand::new(&client.path).args(options));
+        let output = stream(cx, &command.env("PGAPPNAME", &mark), self.waiting, false)
+            .map_err(|error| Error::from(error).at(Stage::Dump))?;
+        let watch = self.patience().map(|patience| Watch::start(cx, psql.clone(), &mark, patience));
+        let convert = move |error| PostgresError::of_tool(error).about(&subject).at(Stage::Dump);
+        Ok(Attempt { bytes: output.into_bytes(convert, || ()), watch })
+    }
+}
+
+/// A run of `pg_dump` and the watch over who waits for it.
+struct Attempt {
+    bytes: ByteStream<Plain>,
+    watch: Option<Watch>,
+}
+
+impl Attempt {
+    async fn next(&mut self, subject: &str) -> Option<Result<bytes::Bytes>> {
+        let next = self.bytes.next().await;
+        // The session that was ended is no error of its own.
+        match self.watch.as_ref().and_then(Watch::gave_way) {
+            Some(who) if matches!(&next, Some(Err(error)) if error.kind() != ErrorKind::Cancelled) => {
+                Some(Err(PostgresError::GaveWay(who).about(subject).at(Stage::Dump)))
+            }
+            _ => next,
+        }
+    }
+}
+
+/// The bytes of a run; one that gives way before its first byte is started again after a pause.
+fn persistent(
+    cx: &Context,
+    subject: &str,
+    pause: Duration,
+    first: Attempt,
+    again: impl Fn() -> Result<Attempt> + Send + 'static,
+) -> ByteStream<Plain> {
+    let state = Some((first, ATTEMPTS - 1, cx.clone(), subject.to_owned(), again));
+    ByteStream::new(futures::stream::unfold(state, move |state| async move {
+        let (mut attempt, mut left, cx, subject, again) = state?;
+        loop {
+            let error = match attempt.next(&subject).await? {
+                // The rest of the dump follows whatever it is.
+                Ok(chunk) => return Some((Ok(chunk), Some((attempt, 0, cx, subject, again)))),
+                Err(error) => error,
+            };
+            let gave_way = attempt.watch.as_ref().is_some_and(|watch| watch.gave_way().is_some());
+            if !gave_way || left == 0 {
+                return Some((Err(error), None));
+            }
+            left -= 1;
+            cx.report(Event::Warning(&format!("{error}; it is tried again")));
+            tokio::select! {
+                biased;
+                () = cx.cancel().cancelled() => return Some((Err(Error::cancelled(&*subject)), None)),
+                () = tokio::time::sleep(pause) => {}
+            }
+            attempt = match again() {
+                Ok(attempt) => attempt,
+                Err(error) => return Some((Err(error), None)),
+            };
+        }
+    }))
 }
 
 #[async_trait]
 impl Dumper for PostgresDumper {
     async fn probe(&self, cx: &Context) -> Result<Probe> {
         let subject = self.connection.describe();
-        let (looked, client) = self.look(cx).await.map_err(|error| error.about(&subject).at(Stage::Probe))?;
+        let (looked, client, _) =
+            self.look(cx).await.map_err(|error| error.about(&subject).at(Stage::Probe))?;
         Ok(Probe {
             engine: "postgresql".to_owned(),
             versions: looked.versions(&client),
             estimated_bytes: looked.bytes,
             obstacles: looked.obstacles(),
-            warnings: Vec::new(),
+            warnings: looked.warnings(),
             items: looked
                 .tables
                 .into_iter()
@@ -197,29 +222,48 @@ impl Dumper for PostgresDumper {
     async fn dump(&self, cx: &Context, what: &Selection) -> Result<Dump> {
         let subject = self.connection.describe();
         cx.check(&subject)?;
-        let (looked, client) = self.look(cx).await.map_err(|error| error.about(&subject).at(Stage::Dump))?;
-        let everything = what.include.is_empty() && what.exclude.is_empty();
-        if everything && self.extra_args.is_empty() {
+        let (looked, client, psql) =
+            self.look(cx).await.map_err(|error| error.about(&subject).at(Stage::Dump))?;
+        self.check_selection(cx, &psql, what).await.map_err(|error| error.at(Stage::Dump))?;
+        let config = &self.config;
+        let everything = what.include.is_empty()
+            && what.exclude.is_empty()
+            && config.schemas.is_empty()
+            && config.exclude_schemas.is_empty();
+        if everything && config.extra_args.is_empty() {
             looked.refuse_obstacles(&subject).map_err(|error| error.at(Stage::Dump))?;
         }
+        for warning in looked.warnings() {
+            cx.report(Event::Warning(&warning));
+        }
         if self.jobs > 1 {
+            if config.on_blocked == Some(OnBlocked::GiveWay) {
+                let what = "a dump over several connections gives way to nobody";
+                return Err(Error::new(ErrorKind::Config, subject, what)
+                    .with_hint("leave out jobs or on_blocked")
+                    .at(Stage::Dump));
+            }
             let versions = looked.versions(&client);
             return self.dump_parallel(cx, what, self.jobs, client, versions).await;
         }
         let options = self.options(what);
-        let command = self.connection.give(ToolCommand::new(&client.path).args(&options));
-        let output =
-            stream(cx, &command, self.waiting, false).map_err(|error| Error::from(error).at(Stage::Dump))?;
         let (settler, report) = Settled::pending();
         let facts = DumpReport {
             engine: "postgresql".to_owned(),
             versions: looked.versions(&client),
-            options,
+            options: options.clone(),
             tables: Vec::new(),
         };
-        let convert = {
-            let subject = subject.clone();
-            move |error| PostgresError::of_tool(error).about(&subject).at(Stage::Dump)
+        let first = self.attempt(cx, &client, &psql, &options)?;
+        let bytes = match self.patience() {
+            None => first.bytes,
+            Some(patience) => {
+                let again = {
+                    let (dumper, cx) = (self.clone(), cx.clone());
+                    move || dumper.attempt(&cx, &client, &psql, &options)
+                };
+                persistent(cx, &subject, patience.limit, first, again)
+            }
         };
         // The archive is read on its way: its own table of contents names the tables, and an end
         // before its end is no end, whatever the program's status says.
@@ -227,28 +271,10 @@ impl Dumper for PostgresDumper {
             let what = format!("pg_dump ended well, but its archive is broken: {error}");
             Error::new(ErrorKind::Tool, &*subject, what).at(Stage::Dump).with_source(error)
         };
-        let bytes = parsed(cx, output.into_bytes(convert, || ()), refuse, move |contents| {
+        let bytes = parsed(cx, bytes, refuse, move |contents| {
             settler.settle(DumpReport { tables: contents.tables, ..facts });
         });
         Ok(Dump { format: DumpFormat::new(PG_CUSTOM), bytes, report })
-    }
-}
-
-impl PostgresDumper {
-    /// The arguments: the custom format, uncompressed, to standard output. The connection is not
-    /// among them.
-    fn options(&self, what: &Selection) -> Vec<String> {
-        let mut options: Vec<String> =
-            ["--format=custom", "--compress=0", "--no-password"].map(str::to_owned).into();
-        options.extend(self.choosing(what));
-        options
-    }
-
-    /// The arguments that choose what is dumped.
-    pub(super) fn choosing(&self, what: &Selection) -> Vec<String> {
-        let include = what.include.iter().map(|pattern| format!("--table={pattern}"));
-        let exclude = what.exclude.iter().map(|pattern| format!("--exclude-table={pattern}"));
-        include.chain(exclude).chain(self.extra_args.iter().cloned()).collect()
     }
 }
 

@@ -5,6 +5,10 @@ use backup_core::{Error, ErrorKind};
 use crate::publish::TAKEN_HINT;
 use crate::tool::{ToolError, ToolVersion};
 
+/// What helps against a standby that cancels long queries.
+pub(super) const ADVICE: &str =
+    "set hot_standby_feedback = on at the standby, or raise its max_standby_streaming_delay";
+
 /// How a server or its tools failed us. Holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -60,6 +64,21 @@ pub enum PostgresError {
     /// Something that a dump over several connections cannot hold.
     #[error("a dump over several connections cannot hold {0}")]
     NotParallel(String),
+    /// A standby had to choose between the dump and what the primary changed.
+    #[error("the standby ended the dump for the sake of the primary's changes: {0}")]
+    RecoveryConflict(String),
+    /// Another session holds a lock for too long.
+    #[error("a table stayed locked by another session: {0}")]
+    LockTimeout(String),
+    /// Something was dropped after it was listed.
+    #[error("the database changed while it was being dumped: {0}")]
+    Changed(String),
+    /// The dump stood in the way of another session and gave way.
+    #[error("the dump gave way to {0}")]
+    GaveWay(String),
+    /// A name or pattern fits nothing.
+    #[error("nothing fits what is to be dumped: {0}")]
+    NoMatch(String),
     /// The target database exists.
     #[error("the database already exists")]
     Exists,
@@ -87,6 +106,21 @@ impl PostgresError {
         }
         if has(&["certificate verify failed", "does not match host name", "root certificate file"]) {
             return Self::Certificate(line());
+        }
+        if said.contains("due to conflict with recovery") {
+            return Self::RecoveryConflict(line());
+        }
+        let locking = said.contains("Query was: LOCK TABLE");
+        if said.contains("due to lock timeout") || (locking && said.contains("due to statement timeout")) {
+            return Self::LockTimeout(line());
+        }
+        if (locking && said.contains("does not exist"))
+            || has(&["could not open relation with OID", "cache lookup failed for"])
+        {
+            return Self::Changed(line());
+        }
+        if has(&["no matching tables were found", "no matching schemas were found"]) {
+            return Self::NoMatch(line());
         }
         if said.contains("FATAL:  database \"") && has(&["\" does not exist"]) {
             return Self::NoDatabase(line());
@@ -156,6 +190,21 @@ impl PostgresError {
                 "let nothing end the session named strongroom, and try again".to_owned(),
             ),
             Self::NotParallel(_) => (ErrorKind::Unsupported, "leave jobs out for this source".to_owned()),
+            Self::RecoveryConflict(_) => (ErrorKind::Unavailable, ADVICE.to_owned()),
+            Self::LockTimeout(_) => (
+                ErrorKind::Unavailable,
+                "look for long transactions that change tables, or raise lock_timeout_seconds".to_owned(),
+            ),
+            Self::Changed(_) => (ErrorKind::Unavailable, "run it again".to_owned()),
+            Self::GaveWay(_) => (
+                ErrorKind::Unavailable,
+                "run it again, at a time when no tables are altered; on_blocked = \"warn\" lets others wait"
+                    .to_owned(),
+            ),
+            Self::NoMatch(_) => (
+                ErrorKind::NotFound,
+                "correct the names of tables and schemas; quote those with capitals".to_owned(),
+            ),
             Self::Exists => (ErrorKind::Conflict, TAKEN_HINT.to_owned()),
             Self::Tool(error @ ToolError::Missing { .. }) => {
                 return Error::from(error.clone())
@@ -205,6 +254,15 @@ mod tests {
         ];
         for (said, kind) in table {
             let error = PostgresError::of_tool(exited(&format!("{at}{said}"))).about("db");
+            assert_eq!(error.kind(), kind, "{said}");
+        }
+        for (said, kind) in [
+            ("canceling statement due to conflict with recovery", ErrorKind::Unavailable),
+            ("terminating connection due to conflict with recovery", ErrorKind::Unavailable),
+            ("no matching tables were found for pattern \"x\"", ErrorKind::NotFound),
+            ("cache lookup failed for index 4711", ErrorKind::Unavailable),
+        ] {
+            let error = PostgresError::of_tool(exited(&format!("pg_dump: error: {said}"))).about("db");
             assert_eq!(error.kind(), kind, "{said}");
         }
         let lost =

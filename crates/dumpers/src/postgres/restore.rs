@@ -26,6 +26,7 @@ use super::names::identifier;
 use super::{PG_BUNDLE, PG_CUSTOM, PG_PARALLEL, check_extra_args};
 use crate::command::{unaccepted, waiting};
 use crate::tool::{Places, Waiting};
+pub(super) use draft::random_u32;
 use draft::temporary;
 use head::Head;
 use look::Looked;

@@ -12,6 +12,7 @@ mod postgres;
 mod postgres_cluster;
 mod postgres_faults;
 mod postgres_parallel;
+mod postgres_polite;
 mod postgres_restore;
 mod postgres_versions;
 mod processes;

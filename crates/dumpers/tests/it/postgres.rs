@@ -160,7 +160,7 @@ async fn a_selection_is_part_of_the_dump() {
     }
     let nothing = Selection { include: vec!["nowhere".to_owned()], exclude: vec![] };
     let dump = dumper.dump(&Context::new(), &nothing).await.unwrap();
-    assert_eq!(collect(dump.bytes).await.unwrap_err().kind(), ErrorKind::Tool);
+    assert_eq!(collect(dump.bytes).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test]

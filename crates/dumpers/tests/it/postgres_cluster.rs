@@ -141,7 +141,7 @@ async fn incident_54_a_whole_server_moves_to_a_newer_one() {
     };
     restore(&one, &bytes).await.unwrap();
     assert_eq!(new.server.sql("just one", "SELECT x FROM t"), "Grüße");
-    let ambiguous = PostgresConfig { databases: vec![], ..one };
+    let ambiguous = PostgresConfig { databases: vec![], ..new.server.config("only one") };
     assert_eq!(restore(&ambiguous, &bytes).await.unwrap_err().kind(), ErrorKind::Config);
     let unknown = PostgresConfig { databases: vec!["nowhere".to_owned()], ..config.clone() };
     let error = restore(&unknown, &bytes).await.unwrap_err();

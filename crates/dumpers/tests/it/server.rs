@@ -102,7 +102,7 @@ impl Server {
         let mut psql = self.psql(database).spawn().expect("psql is installed");
         let mut input = psql.stdin.take().expect("piped");
         input.write_all(statements.as_bytes()).expect("psql reads");
-        Session { psql, _input: input }
+        Session { psql, input }
     }
 
     /// The names of the databases that begin like this.
@@ -128,7 +128,14 @@ impl Server {
 #[derive(Debug)]
 pub(crate) struct Session {
     psql: Child,
-    _input: ChildStdin,
+    input: ChildStdin,
+}
+
+impl Session {
+    /// Gives it more to do.
+    pub(crate) fn send(&self, statements: &str) {
+        (&self.input).write_all(statements.as_bytes()).expect("psql reads");
+    }
 }
 
 impl Drop for Session {

@@ -97,7 +97,7 @@ pub(super) fn objects(
 ) -> Result<Output, ToolError> {
     // Options that leave something out of the archive, such as owners, hold here too; those that
     // choose tables do not.
-    let more = dumper.extra_args.iter().filter(|arg| arg.starts_with("--no-"));
+    let more = dumper.config.extra_args.iter().filter(|arg| arg.starts_with("--no-"));
     let command = ToolCommand::new(&pg_dump.path)
         .args(section_options("data", snapshot))
         .args(["--exclude-schema=*", "--blobs"])

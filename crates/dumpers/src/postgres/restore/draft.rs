@@ -237,7 +237,7 @@ pub(super) fn temporary(target: &str, random: &str) -> String {
 }
 
 /// Four random bytes as a number.
-pub(crate) fn random_u32() -> Result<u32, PostgresError> {
+pub(in super::super) fn random_u32() -> Result<u32, PostgresError> {
     let mut bytes = [0; 4];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
