@@ -65,14 +65,17 @@ impl Output {
             Error::new(ErrorKind::Config, path.display().to_string(), "not the name of a file")
                 .with_hint("name a file with -o")
         })?;
-        let temporary =
-            path.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));
+        let name = name.to_string_lossy();
+        remove_leftovers(path, &name);
+        let temporary = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&temporary)
             .map_err(|e| io_error(path, "create", e))?;
+        // Held while this process writes; without locks on this file system nothing is ever removed.
+        let _ = file.try_lock();
         Ok(Self { inner: Inner::File { file, temporary, path: path.to_owned(), force } })
     }
 
@@ -145,6 +148,29 @@ impl Drop for Output {
     }
 }
 
+/// Removes what killed processes left under temporary names for this file: it may be plaintext.
+fn remove_leftovers(path: &Path, name: &str) {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let found = entry.file_name();
+        let number = found.to_str().and_then(|found| {
+            found.strip_prefix('.')?.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".part")
+        });
+        let writer =
+            number.and_then(|number| number.parse::<i32>().ok()).and_then(rustix::process::Pid::from_raw);
+        let ours = entry.metadata().is_ok_and(|meta| {
+            meta.is_file()
+                && std::os::unix::fs::MetadataExt::uid(&meta) == rustix::process::geteuid().as_raw()
+        });
+        // Between its creation and its lock a file is told by its process alone.
+        let alive = writer.is_none_or(|pid| rustix::process::test_kill_process(pid).is_ok());
+        if ours && !alive && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
+            // One that stays is seen by its owner; nothing depends on it.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn binary() -> Error {
     Error::new(ErrorKind::Config, "standard output", "binary data would go to the terminal")
         .with_hint("redirect it, pipe it on, or name a file with -o")
@@ -196,6 +222,28 @@ mod tests {
         let failure = output.take(&Context::new(), ByteStream::new(futures::stream::iter(items))).await;
         assert_eq!(failure.unwrap_err().kind(), ErrorKind::Integrity);
         assert_eq!(names(folder.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_killed_processes_left_is_removed_and_nothing_of_the_living() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let (dead, alive) = (ended.id(), std::os::unix::process::parent_id());
+        let locked = File::create(folder.path().join(format!(".out.0{dead}.part"))).unwrap();
+        locked.lock().unwrap();
+        for name in [format!(".out.{dead}.part"), format!(".out.{alive}.part"), format!(".other.{dead}.part")]
+        {
+            std::fs::write(folder.path().join(name), "plaintext").unwrap();
+        }
+        drop(Output::open(Some(&path), false, Content::Plain).unwrap());
+        let mut left = names(folder.path());
+        left.sort();
+        let mut expected =
+            [format!(".other.{dead}.part"), format!(".out.0{dead}.part"), format!(".out.{alive}.part")];
+        expected.sort();
+        assert_eq!(left, expected);
     }
 
     #[tokio::test]
