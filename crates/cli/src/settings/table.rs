@@ -252,12 +252,12 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
     field(
         "url",
         Kind::Text,
-        "The database: `postgres://user@host/db`, `sqlite:FILE` or `redis://user@host`.",
+        "The database: `postgres://user@host/db`, `sqlite:FILE`, `redis://user@host` or `firestore://project/database`.",
     ),
     field(
         "type",
         Kind::Text,
-        "Instead of a URL: `postgresql`, `sqlite`, `redis`, `command` or `stdin`, and the keys of that kind.",
+        "Instead of a URL: `postgresql`, `sqlite`, `redis`, `firestore`, `command` or `stdin`, and the keys of that kind.",
     ),
     field(
         "stall_seconds",
@@ -374,6 +374,38 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
         Kind::Switch,
         "Redis as a target that holds keys: replace those of the same name. Default: stop at the first.",
     ),
+    field("project", Kind::Text, "Firestore: the project's id."),
+    field("database", Kind::Text, "Firestore: the database's id. Default `(default)`."),
+    field("root", Kind::Text, "Firestore, restore: below this document, such as `restored/monday`."),
+    field("credentials_file", Kind::Path, "Firestore: a service account's key file."),
+    field("token_file", Kind::Path, "Firestore: a file that holds an access token."),
+    field("emulator", Kind::Text, "Firestore: `host:port` of an emulator to use instead of the service."),
+    field("auth_emulator", Kind::Text, "Firestore: `host:port` of an emulator of Firebase Auth."),
+    field("read_time", Kind::Text, "Firestore, dump: this moment of the past, such as `2026-01-31T12:00:00Z`."),
+    field("include_auth", Kind::Switch, "Firestore: the users of Firebase Auth too. Default no."),
+    field(
+        "parallel",
+        Kind::Number,
+        "Firestore: collections that are read, or batches that are written, at the same time, 1 to 16. Default 4.",
+    ),
+    field("retry_seconds", Kind::Number, "Firestore: for how long a failing request is repeated. Default 300."),
+    field(
+        "conflicts",
+        Kind::Text,
+        "Firestore, restore: a document that exists is `fail` (default), `skip`, `overwrite` or `merge`.",
+    ),
+    field(
+        "references",
+        Kind::Text,
+        "Firestore, restore: `rewrite` (default) lets references into the backed-up database point to the target; \
+         `keep` leaves them.",
+    ),
+    field(
+        "ramp",
+        Kind::Switch,
+        "Firestore, restore: 500 documents a second at first, half as many again every 5 minutes. Default no.",
+    ),
+    field("keep_partial", Kind::Switch, "Firestore, restore: leave what was written if it fails. Default no."),
     field("path", Kind::Path, "SQLite: the database file."),
     field(
         "memory_limit",

@@ -345,8 +345,8 @@ impl Reader {
         loop {
             let before = after.clone();
             match self.page(&range, &mut after, &mut lines).await {
-                // A page that is not full need not be the last; only an empty one is.
-                Ok(0) => break,
+                // The answer was whole, and the limit was not what ended it.
+                Ok(count) if count < PAGE => break,
                 Ok(_) => pauses.reset(),
                 Err(error) => {
                     if after != before {

@@ -2,6 +2,7 @@
 
 mod faults;
 mod lab;
+mod proxy;
 mod selection;
 
 use std::collections::BTreeMap;
@@ -130,30 +131,30 @@ async fn an_empty_database_is_a_dump_and_a_restore() {
 async fn documents_of_one_mebibyte_and_thousands_of_small_ones() {
     let (source, target) = (Project::new("big"), Project::new("big-back"));
     let text = "x".repeat(1_048_400);
-    for i in 0..8 {
+    for i in 0..3 {
         source.put(&[(&format!("big/{i}"), json!({ "t": { "stringValue": text } }))]).await;
     }
-    // A hundred thousand of the smallest values are twenty times as long in JSON.
-    let many = vec![json!({ "nullValue": null }); 100_000];
+    // Fifty thousand of the smallest values are twenty times as long in JSON.
+    let many = vec![json!({ "nullValue": null }); 50_000];
     source.put(&[("big/many", json!({ "a": { "arrayValue": { "values": many } } }))]).await;
     source.fill("small", 5_000).await;
     let whole = dump_of(&source.config()).await;
     restore(&target.config(), &whole, false).await.unwrap();
     let (before, after) = (source.documents().await, target.documents().await);
-    assert_eq!(before.len(), 5_009);
+    assert_eq!(before.len(), 5_004);
     assert!(before == after, "the copies differ");
 }
 
 #[tokio::test]
 async fn many_collections() {
     let (source, target) = (Project::new("many"), Project::new("many-back"));
-    let paths: Vec<String> = (0..1_000).map(|i| format!("c{i}/d/s{i}/e")).collect();
+    let paths: Vec<String> = (0..300).map(|i| format!("c{i}/d/s{i}/e")).collect();
     let documents: Vec<(&str, Value)> = paths.iter().map(|path| (path.as_str(), json!({}))).collect();
     source.put(&documents).await;
     let config = FirestoreConfig { parallel: Some(8), ..source.config() };
     let whole = dump_of(&config).await;
     restore(&target.config(), &whole, false).await.unwrap();
-    assert_eq!(target.documents().await.len(), 1_000);
+    assert_eq!(target.documents().await.len(), 300);
 }
 
 #[tokio::test]

@@ -102,6 +102,14 @@ impl Project {
         documents
     }
 
+    /// Sets the rules that users of the application obey.
+    pub(crate) async fn rules(&self, rules: &str) {
+        let url = format!("http://{}/emulator/v1/projects/{}:securityRules", self.emulator, self.id);
+        let body = json!({ "rules": { "files": [{ "name": "rules", "content": rules }] } });
+        let request = self.http.put(url).header("content-type", "application/json").body(body.to_string());
+        assert!(request.send().await.unwrap().status().is_success());
+    }
+
     /// The emulator's time.
     pub(crate) async fn now(&self) -> String {
         let query = json!({ "structuredQuery": { "from": [{ "allDescendants": true }], "limit": 1 } });
