@@ -381,14 +381,22 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
     field("token_file", Kind::Path, "Firestore: a file that holds an access token."),
     field("emulator", Kind::Text, "Firestore: `host:port` of an emulator to use instead of the service."),
     field("auth_emulator", Kind::Text, "Firestore: `host:port` of an emulator of Firebase Auth."),
-    field("read_time", Kind::Text, "Firestore, dump: this moment of the past, such as `2026-01-31T12:00:00Z`."),
+    field(
+        "read_time",
+        Kind::Text,
+        "Firestore, dump: this moment of the past, such as `2026-01-31T12:00:00Z`.",
+    ),
     field("include_auth", Kind::Switch, "Firestore: the users of Firebase Auth too. Default no."),
     field(
         "parallel",
         Kind::Number,
         "Firestore: collections that are read, or batches that are written, at the same time, 1 to 16. Default 4.",
     ),
-    field("retry_seconds", Kind::Number, "Firestore: for how long a failing request is repeated. Default 300."),
+    field(
+        "retry_seconds",
+        Kind::Number,
+        "Firestore: for how long a failing request is repeated. Default 300.",
+    ),
     field(
         "conflicts",
         Kind::Text,
@@ -405,7 +413,11 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
         Kind::Switch,
         "Firestore, restore: 500 documents a second at first, half as many again every 5 minutes. Default no.",
     ),
-    field("keep_partial", Kind::Switch, "Firestore, restore: leave what was written if it fails. Default no."),
+    field(
+        "keep_partial",
+        Kind::Switch,
+        "Firestore, restore: leave what was written if it fails. Default no.",
+    ),
     field("path", Kind::Path, "SQLite: the database file."),
     field(
         "memory_limit",

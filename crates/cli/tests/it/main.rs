@@ -5,6 +5,7 @@
 
 mod configuration;
 mod crash;
+mod emulated_firestore;
 mod files;
 mod keys;
 mod killed;

@@ -191,12 +191,18 @@ impl FirestoreConfig {
                 "parallel" => self.parallel = self.parallel.or(Some(number()?)),
                 "retry_seconds" => self.retry_seconds = self.retry_seconds.or(Some(number()?)),
                 "conflicts" => {
-                    self.conflicts = serde_json::from_value(word())
+                    let conflicts = serde_json::from_value(word())
                         .map_err(|_| wrong(name, "is not fail, skip, overwrite or merge"))?;
+                    if self.conflicts == Conflicts::default() {
+                        self.conflicts = conflicts;
+                    }
                 }
                 "references" => {
-                    self.references =
+                    let references =
                         serde_json::from_value(word()).map_err(|_| wrong(name, "is not rewrite or keep"))?;
+                    if self.references == References::default() {
+                        self.references = references;
+                    }
                 }
                 _ => {
                     return Err(wrong("url", format!("has an unknown setting {name:?}"))

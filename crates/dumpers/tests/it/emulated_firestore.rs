@@ -1,9 +1,10 @@
 //! Google's Firestore emulator: dumps, restores, and what they hold.
 
 mod faults;
-mod lab;
+pub(crate) mod lab;
 mod proxy;
 mod selection;
+mod users;
 
 use std::collections::BTreeMap;
 

@@ -4,6 +4,7 @@
 
 mod command;
 mod emulated_firestore;
+mod firebase_auth;
 mod inspectors;
 mod mysql;
 mod mysql_server;
