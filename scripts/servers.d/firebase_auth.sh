@@ -24,7 +24,7 @@ firebase_auth_start() {
 {"emulators": {"auth": {"host": "127.0.0.1", "port": $port}, "ui": {"enabled": false},
     "hub": {"port": $hub}, "logging": {"port": $log}}}
 JSON
-    cd "$folder"
+    cd "$folder" || return
     HOME=$folder setsid node "$tools/node_modules/firebase-tools/lib/bin/firebase.js" \
         emulators:start --only auth --project demo-strongroom &
     give FIREBASE_AUTH "127.0.0.1:$port"

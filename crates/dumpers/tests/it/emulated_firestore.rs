@@ -284,3 +284,38 @@ async fn two_dumps_of_one_moment_are_the_same_in_content() {
     assert_eq!(report.tables, ["filled"]);
     assert!(report.options.iter().any(|option| option == "documents=50"), "{:?}", report.options);
 }
+
+/// docs/engines/firestore.md promises a restore with a page of Python and nothing else.
+#[tokio::test]
+async fn the_restore_by_hand_works() {
+    let (source, target) = (Project::new("by-hand"), Project::new("by-hand-back"));
+    everything(&source).await;
+    let whole = dump_of(&source.config()).await;
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/engines/firestore.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let script = page.split("    # restore.py").nth(1).unwrap();
+    let script: Vec<_> = script.lines().skip(1).map(|line| line.strip_prefix("    ").unwrap_or("")).collect();
+    let script =
+        script.join("\n").replace("https://firestore.googleapis.com", &format!("http://{}", target.emulator));
+    let run = |input: bytes::Bytes| {
+        let mut python = std::process::Command::new("python3")
+            .args(["-c", &script, &target.id, "owner"])
+            .env("no_proxy", "127.0.0.1")
+            .stdin(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let written = std::io::Write::write_all(&mut python.stdin.take().unwrap(), &input);
+        let output = python.wait_with_output().unwrap();
+        written.is_ok().then_some(()).ok_or_else(String::new)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(said) }
+    };
+    let end = whole.slice(..whole.len() - 1).iter().rposition(|&byte| byte == b'\n').unwrap() + 1;
+    assert!(run(whole.slice(..end)).unwrap_err().contains("cut or damaged"));
+    assert!(target.documents().await.is_empty());
+    run(whole).unwrap();
+    let expected = json!(source.documents().await).to_string();
+    let expected = expected.replace(&source.document(""), &target.document(""));
+    assert_eq!(json!(target.documents().await).to_string(), expected);
+}
