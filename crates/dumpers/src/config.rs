@@ -9,13 +9,16 @@ use serde::Deserialize;
 use crate::command::{CommandConfig, CommandDumper, CommandRestorer};
 use crate::files::FileRestorer;
 use crate::firestore::{FirestoreConfig, FirestoreDumper, FirestoreInspector, FirestoreRestorer};
+use crate::folder::{FolderConfig, FolderDumper, FolderRestorer, TarInspector};
 use crate::mysql::{MysqlConfig, MysqlDumper, MysqlInspector, MysqlRestorer};
 use crate::postgres::{
     ParallelInspector, PostgresClusterDumper, PostgresClusterInspector, PostgresConfig, PostgresDumper,
     PostgresInspector, PostgresRestorer,
 };
 use crate::redis::{RdbInspector, RedisConfig, RedisDumper, RedisRestorer};
-use crate::sqlite::{SqliteConfig, SqliteDumper, SqliteInspector, SqliteRestorer};
+use crate::sqlite::{
+    SqliteBundleDumper, SqliteBundleInspector, SqliteConfig, SqliteDumper, SqliteInspector, SqliteRestorer,
+};
 use crate::stdin::{StdinConfig, StdinDumper};
 
 /// What to back up.
@@ -31,6 +34,8 @@ pub enum SourceConfig {
     Mysql(MysqlConfig),
     /// A SQLite database.
     Sqlite(SqliteConfig),
+    /// A folder with all that is in it.
+    Files(FolderConfig),
     /// A Redis or Valkey server, all of its databases.
     #[serde(alias = "valkey")]
     Redis(RedisConfig),
@@ -55,6 +60,8 @@ pub enum TargetConfig {
     Mysql(MysqlConfig),
     /// A SQLite database file, created by the restore.
     Sqlite(SqliteConfig),
+    /// A folder, created by the restore.
+    Files(FolderConfig),
     /// A Redis or Valkey server, empty before the restore.
     #[serde(alias = "valkey")]
     Redis(RedisConfig),
@@ -84,13 +91,14 @@ impl SourceConfig {
             Scheme::Postgres => PostgresConfig::from_url(url).map(Self::Postgresql),
             Scheme::Mysql => MysqlConfig::from_url(url).map(Self::Mysql),
             Scheme::Sqlite => path_of(url, "sqlite:").map(|path| Self::Sqlite(SqliteConfig::new(path))),
+            Scheme::Files => path_of(url, "files:").map(|path| Self::Files(FolderConfig::new(path))),
             Scheme::Redis => RedisConfig::from_url(url).map(Self::Redis),
             Scheme::Firestore => FirestoreConfig::from_url(url).map(Self::Firestore),
             Scheme::Stdin => Ok(Self::Stdin(StdinConfig::default())),
             Scheme::File | Scheme::Other => Err(unknown(
                 "source",
                 url,
-                "postgresql://user@host/database, mysql://user@host/database, sqlite:path, redis://user@host, \
+                "postgresql://user@host/database, mysql://user@host/database, sqlite:path, redis://user@host, files:folder, \
                  firestore://project/database or - for standard input",
             )),
         }
@@ -104,6 +112,7 @@ impl SourceConfig {
             Self::Postgresql(config) => config.default_name()?,
             Self::Mysql(config) => config.default_name()?,
             Self::Sqlite(config) => config.path.file_stem()?.to_string_lossy().into_owned(),
+            Self::Files(config) => config.path.file_name()?.to_string_lossy().into_owned(),
             Self::Redis(config) => config.default_name()?,
             Self::Command(config) => {
                 let program = PathBuf::from(config.argv.first()?);
@@ -129,11 +138,12 @@ impl TargetConfig {
             Scheme::Postgres => PostgresConfig::from_url(url).map(Self::Postgresql),
             Scheme::Mysql => MysqlConfig::from_url(url).map(Self::Mysql),
             Scheme::Sqlite => path_of(url, "sqlite:").map(|path| Self::Sqlite(SqliteConfig::new(path))),
+            Scheme::Files => path_of(url, "files:").map(|path| Self::Files(FolderConfig::new(path))),
             Scheme::Redis => RedisConfig::from_url(url).map(Self::Redis),
             Scheme::Firestore => FirestoreConfig::from_url(url).map(Self::Firestore),
             Scheme::File => path_of(url, "file:").map(|path| Self::File(FileConfig { path })),
             Scheme::Stdin | Scheme::Other => {
-                let usable = "postgresql://user@host/new_database, mysql://user@host/new_database, sqlite:path, redis://user@host, \
+                let usable = "postgresql://user@host/new_database, mysql://user@host/new_database, sqlite:path, redis://user@host, files:folder, \
                     firestore://project/database or file:path";
                 Err(unknown("target", url, usable))
             }
@@ -151,6 +161,7 @@ pub fn keys_of_url(url: &str) -> Result<Vec<(&'static str, String)>> {
         Scheme::Postgres => vec![("type", "postgresql".to_owned()), ("url", url.to_owned())],
         Scheme::Mysql => vec![("type", "mysql".to_owned()), ("url", url.to_owned())],
         Scheme::Sqlite => vec![("type", "sqlite".to_owned()), ("path", path("sqlite:")?)],
+        Scheme::Files => vec![("type", "files".to_owned()), ("path", path("files:")?)],
         Scheme::Redis => vec![("type", "redis".to_owned()), ("url", url.to_owned())],
         Scheme::Firestore => vec![("type", "firestore".to_owned()), ("url", url.to_owned())],
         Scheme::File => vec![("type", "file".to_owned()), ("path", path("file:")?)],
@@ -170,7 +181,9 @@ pub fn open_source(config: &SourceConfig) -> Result<Arc<dyn Dumper>> {
         }
         SourceConfig::Postgresql(config) => Arc::new(PostgresDumper::new(config)?),
         SourceConfig::Mysql(config) => Arc::new(MysqlDumper::new(config)?),
-        SourceConfig::Sqlite(config) => Arc::new(SqliteDumper::new(config)),
+        SourceConfig::Sqlite(config) if config.paths.is_empty() => Arc::new(SqliteDumper::new(config)),
+        SourceConfig::Sqlite(config) => Arc::new(SqliteBundleDumper::new(config)),
+        SourceConfig::Files(config) => Arc::new(FolderDumper::new(config)),
         SourceConfig::Redis(config) => Arc::new(RedisDumper::new(config)?),
         SourceConfig::Firestore(config) => Arc::new(FirestoreDumper::new(config)?),
         SourceConfig::Command(config) => Arc::new(CommandDumper::new(config.clone())),
@@ -187,6 +200,7 @@ pub fn open_target(config: &TargetConfig) -> Result<Arc<dyn Restorer>> {
         TargetConfig::Postgresql(config) => Arc::new(PostgresRestorer::new(config)?),
         TargetConfig::Mysql(config) => Arc::new(MysqlRestorer::new(config)?),
         TargetConfig::Sqlite(config) => Arc::new(SqliteRestorer::new(config)),
+        TargetConfig::Files(config) => Arc::new(FolderRestorer::new(config)),
         TargetConfig::Redis(config) => Arc::new(RedisRestorer::new(config)?),
         TargetConfig::Firestore(config) => Arc::new(FirestoreRestorer::new(config)?),
         TargetConfig::Command(config) => Arc::new(CommandRestorer::new(config.clone())),
@@ -203,8 +217,10 @@ pub fn inspectors() -> Vec<Arc<dyn Inspector>> {
         Arc::new(MysqlInspector),
         Arc::new(ParallelInspector),
         Arc::new(SqliteInspector),
+        Arc::new(SqliteBundleInspector),
         Arc::new(RdbInspector),
         Arc::new(FirestoreInspector),
+        Arc::new(TarInspector),
     ]
 }
 
@@ -212,6 +228,7 @@ enum Scheme {
     Postgres,
     Mysql,
     Sqlite,
+    Files,
     Redis,
     Firestore,
     File,
@@ -227,6 +244,7 @@ impl Scheme {
             Some("sqlite") => Self::Sqlite,
             Some("firestore") => Self::Firestore,
             Some("file") => Self::File,
+            Some("files") => Self::Files,
             Some(_) if RedisConfig::is_url(url) => Self::Redis,
             None if url == "-" => Self::Stdin,
             _ => Self::Other,
@@ -295,6 +313,8 @@ mod tests {
             assert!(matches!(SourceConfig::from_url(url), Ok(SourceConfig::Mysql(_))));
             assert!(matches!(TargetConfig::from_url(url), Ok(TargetConfig::Mysql(_))));
         }
+        assert!(matches!(SourceConfig::from_url("files:/x"), Ok(SourceConfig::Files(_))));
+        assert!(matches!(TargetConfig::from_url("files:/x"), Ok(TargetConfig::Files(_))));
         assert!(matches!(TargetConfig::from_url("file:/x"), Ok(TargetConfig::File(_))));
         for bad in ["", "x", "oracle://u:hunter2@h/d", "sqlite:", "sqlite://host/x", "hunter2:y@h"] {
             let error = SourceConfig::from_url(bad).unwrap_err();
@@ -340,6 +360,8 @@ mod tests {
             read(r#"{"type":"postgresql","url":"postgres://h/d","extra_args":["--no-comments"]}"#).is_ok()
         );
         assert!(read(r#"{"type":"sqlite","path":"a.db"}"#).is_ok());
+        assert!(read(r#"{"type":"sqlite","paths":["a.db","b/*.db"],"lock_seconds":3}"#).is_ok());
+        assert!(read(r#"{"type":"sqlite","path":"a.db","paths":["b.db"]}"#).is_err());
         assert!(read(r#"{"type":"valkey","host":"h","replace":true}"#).is_ok());
         assert!(read(r#"{"type":"command","argv":["true"],"env":{"A":"b"}}"#).is_ok());
         assert!(read(r#"{"type":"stdin","allow_empty":true}"#).is_ok());

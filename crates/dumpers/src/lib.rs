@@ -11,6 +11,7 @@ pub mod command;
 mod config;
 pub mod files;
 pub mod firestore;
+pub mod folder;
 mod leftovers;
 pub mod mysql;
 pub mod postgres;

@@ -252,12 +252,13 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
     field(
         "url",
         Kind::Text,
-        "The database: `postgres://user@host/db`, `sqlite:FILE`, `redis://user@host` or `firestore://project/database`.",
+        "The database: `postgres://user@host/db`, `sqlite:FILE`, `redis://user@host`, `firestore://project/database` or \
+         `files:FOLDER`.",
     ),
     field(
         "type",
         Kind::Text,
-        "Instead of a URL: `postgresql`, `sqlite`, `redis`, `firestore`, `command` or `stdin`, and the keys of that kind.",
+        "Instead of a URL: `postgresql`, `sqlite`, `redis`, `firestore`, `files`, `command` or `stdin`, and the keys of that kind.",
     ),
     field(
         "stall_seconds",
@@ -418,7 +419,19 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
         Kind::Switch,
         "Firestore, restore: leave what was written if it fails. Default no.",
     ),
-    field("path", Kind::Path, "SQLite: the database file."),
+    field("path", Kind::Path, "SQLite: the database file. Files: the folder."),
+    field(
+        "paths",
+        Kind::List,
+        "SQLite: instead of `path`, several database files by path or pattern (`*`, `?`), as one backup; a restore makes \
+         a folder of them.",
+    ),
+    field(
+        "changes",
+        Kind::Text,
+        "Files: a file that changes while it is read ends the backup: `fail` (default), or is kept with a warning: \
+         `warn`.",
+    ),
     field(
         "memory_limit",
         Kind::Number,

@@ -15,7 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::error::{SqliteError, companions, plain};
 use super::image::{HEADER_LEN, ImageHeader};
-use super::{SQLITE_IMAGE, SqliteConfig};
+use super::{SQLITE_BUNDLE, SQLITE_IMAGE, SqliteConfig};
 use crate::command::unaccepted;
 use crate::publish::{Draft, blocking, check_new, tidying};
 
@@ -51,13 +51,16 @@ impl SqliteRestorer {
 #[async_trait]
 impl Restorer for SqliteRestorer {
     fn accepts(&self, format: &DumpFormat) -> bool {
-        format.as_str() == SQLITE_IMAGE
+        [SQLITE_IMAGE, SQLITE_BUNDLE].contains(&format.as_str())
     }
 
     async fn plan(&self, _cx: &Context, request: RestoreRequest) -> Result<RestorePlan> {
         let name = self.path.display().to_string();
         if !self.accepts(&request.format) {
             return Err(unaccepted(&name, &request.format));
+        }
+        if request.format.as_str() == SQLITE_BUNDLE {
+            return super::bundle::plan(&self.path, request).await;
         }
         let (this, len, may_exist) = (self.clone(), request.source_len, request.into_existing);
         let (exists, mut steps) = blocking(move || {
@@ -83,6 +86,10 @@ impl Restorer for SqliteRestorer {
     }
 
     async fn restore(&self, cx: &Context, plan: RestorePlan, dump: Dump) -> Result<Restored> {
+        if plan.request().format.as_str() == SQLITE_BUNDLE {
+            let restored = super::bundle::restore(cx, &self.path, dump).await;
+            return restored.map_err(|error| error.at(Stage::Restore));
+        }
         let facts = dump.report.clone();
         let (draft, bytes) =
             Draft::write(cx, &self.path, dump).await.map_err(|error| error.at(Stage::Restore))?;

@@ -5,6 +5,7 @@
 mod command;
 mod emulated_firestore;
 mod firebase_auth;
+mod folder;
 mod inspectors;
 mod mysql;
 mod mysql_server;
@@ -22,3 +23,4 @@ mod redis_faults;
 mod redis_server;
 mod server;
 mod sqlite;
+mod sqlite_bundle;
