@@ -187,7 +187,8 @@ impl PostgresError {
             }
             Self::SnapshotLost(_) => (
                 ErrorKind::Unavailable,
-                "let nothing end the session named strongroom, and try again".to_owned(),
+                "let nothing end the session with application_name 'strongroom snapshot', and try again"
+                    .to_owned(),
             ),
             Self::NotParallel(_) => (ErrorKind::Unsupported, "leave jobs out for this source".to_owned()),
             Self::RecoveryConflict(_) => (ErrorKind::Unavailable, ADVICE.to_owned()),

@@ -14,6 +14,7 @@ mod postgres;
 mod postgres_cluster;
 mod postgres_faults;
 mod postgres_parallel;
+mod postgres_parallel_faults;
 mod postgres_polite;
 mod postgres_restore;
 mod postgres_versions;

@@ -110,29 +110,29 @@ fn schema(database: &Database) -> String {
         .join("\n")
 }
 
-fn parallel(database: &Database, jobs: u32) -> PostgresConfig {
+pub(crate) fn parallel(database: &Database, jobs: u32) -> PostgresConfig {
     PostgresConfig { jobs: Some(jobs), ..database.config() }
 }
 
-fn format() -> DumpFormat {
+pub(crate) fn format() -> DumpFormat {
     DumpFormat::new(PG_PARALLEL)
 }
 
-fn request(into_existing: bool) -> RestoreRequest {
+pub(crate) fn request(into_existing: bool) -> RestoreRequest {
     RestoreRequest { format: format(), source_len: None, into_existing }
 }
 
-async fn begin(config: &PostgresConfig) -> backup_core::Result<Dump> {
+pub(crate) async fn begin(config: &PostgresConfig) -> backup_core::Result<Dump> {
     PostgresDumper::new(config).unwrap().dump(&Context::new(), &Selection::default()).await
 }
 
-async fn whole(config: &PostgresConfig) -> Bytes {
+pub(crate) async fn whole(config: &PostgresConfig) -> Bytes {
     let dump = begin(config).await.unwrap();
     assert_eq!(dump.format, format());
     collect(dump.bytes).await.unwrap()
 }
 
-async fn restored(config: &PostgresConfig, whole: &Bytes) -> backup_core::Result<Vec<String>> {
+pub(crate) async fn restored(config: &PostgresConfig, whole: &Bytes) -> backup_core::Result<Vec<String>> {
     let restorer = PostgresRestorer::new(config).unwrap();
     let cx = Context::new();
     let plan = restorer.plan(&cx, request(false)).await?;

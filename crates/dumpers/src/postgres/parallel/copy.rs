@@ -13,6 +13,7 @@ use super::super::error::PostgresError;
 use super::super::names::literal;
 use super::super::tools::Client;
 use super::session::Session;
+use super::snapshot::LOCK_WAIT;
 use super::{DATA_FORMAT, META_PAGES, META_RESTORE, META_TABLE};
 use crate::bundle::MemberHead;
 use crate::tool::{ToolError, Waiting};
@@ -79,29 +80,40 @@ pub(super) enum Piece {
     Lost(usize),
 }
 
-/// Copies ranges from the queue until it is empty.
-pub(super) async fn copy_ranges(
-    place: Arc<Place>,
-    queue: Arc<Mutex<VecDeque<Task>>>,
-    pieces: mpsc::Sender<Piece>,
-) -> Result<(), Error> {
-    let mut session = None;
-    loop {
-        let task = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        let Some(task) = task else { return Ok(()) };
-        place.cx.report(Event::Table(&task.table));
-        let mut tries = 1;
+/// One copying session with its share of the work.
+#[derive(Debug)]
+pub(super) struct Copier {
+    pub(super) place: Arc<Place>,
+    /// Open, at the snapshot, with its locks; `None` after it was lost.
+    pub(super) session: Option<Session>,
+    /// Statements that take its locks.
+    pub(super) locks: Arc<[String]>,
+    /// Ranges for whoever is free.
+    pub(super) common: Arc<Mutex<VecDeque<Task>>>,
+    /// Ranges that are its alone.
+    pub(super) own: VecDeque<Task>,
+}
+
+impl Copier {
+    /// Copies ranges until none is left.
+    pub(super) async fn run(mut self, pieces: mpsc::Sender<Piece>) -> Result<(), Error> {
         loop {
-            match place.copy(&mut session, &task, &pieces).await {
-                Ok(()) => break,
-                Err(error) if tries < TRIES && may_pass(&error) => {
-                    session = None;
-                    let what = format!("{}: {error}: begun again", task.member);
-                    place.cx.report(Event::ToolLine(&what));
-                    tokio::time::sleep(PAUSE * 2u32.pow(tries - 1)).await;
-                    tries += 1;
+            let task = self.common.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(task) = task.or_else(|| self.own.pop_front()) else { return Ok(()) };
+            self.place.cx.report(Event::Table(&task.table));
+            let mut tries = 1;
+            loop {
+                match self.copy(&task, &pieces).await {
+                    Ok(()) => break,
+                    Err(error) if tries < TRIES && may_pass(&error) => {
+                        self.session = None;
+                        let what = format!("{}: {error}: begun again", task.member);
+                        self.place.cx.report(Event::ToolLine(&what));
+                        tokio::time::sleep(PAUSE * 2u32.pow(tries - 1)).await;
+                        tries += 1;
+                    }
+                    Err(error) => return Err(error.about(&self.place.subject)),
                 }
-                Err(error) => return Err(error.about(&place.subject)),
             }
         }
     }
@@ -121,8 +133,10 @@ fn may_pass(error: &PostgresError) -> bool {
 }
 
 impl Place {
-    /// A session at the snapshot.
-    async fn open(&self) -> Result<Session, PostgresError> {
+    /// A session at the snapshot that holds these locks. They are all taken before the first row is
+    /// read: later, somebody may wait for a stronger lock, and whoever asks then stands behind him,
+    /// who waits for the end of the dump.
+    pub(super) async fn open(&self, locks: &[String]) -> Result<Session, PostgresError> {
         // Only what the condition asks for is to be read, whatever the statistics make the planner
         // think; and a range is too short to compile or to share.
         let begin = format!(
@@ -145,19 +159,21 @@ impl Place {
             let what = "another server answers than the one that holds the snapshot".to_owned();
             return Err(PostgresError::SnapshotLost(what));
         }
+        session.run(&format!("SET LOCAL lock_timeout = '{LOCK_WAIT}';")).await?;
+        for lock in locks {
+            session.run(lock).await?;
+        }
+        session.run("SET LOCAL lock_timeout = 0;").await?;
         Ok(session)
     }
+}
 
-    async fn copy(
-        &self,
-        session: &mut Option<Session>,
-        task: &Task,
-        pieces: &mpsc::Sender<Piece>,
-    ) -> Result<(), PostgresError> {
-        if session.is_none() {
-            *session = Some(self.open().await?);
+impl Copier {
+    async fn copy(&mut self, task: &Task, pieces: &mpsc::Sender<Piece>) -> Result<(), PostgresError> {
+        if self.session.is_none() {
+            self.session = Some(self.place.open(&self.locks).await?);
         }
-        let Some(session) = session.as_mut() else { return Ok(()) };
+        let Some(session) = self.session.as_mut() else { return Ok(()) };
         let gone = |_| PostgresError::Tool(ToolError::Cancelled { tool: "psql".to_owned() });
         pieces.send(Piece::Begun(task.clone())).await.map_err(gone)?;
         let copied = async {

@@ -1,7 +1,6 @@
 //! The dump: schema, rows from several sessions, and what is counted at the end.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use backup_core::{
@@ -17,16 +16,14 @@ use super::super::PG_CUSTOM;
 use super::super::dump::PostgresDumper;
 use super::super::error::PostgresError;
 use super::super::inspect::parsed;
-use super::super::names::literal;
 use super::super::query::Psql;
 use super::super::tools::Client;
 use super::contents::Contents;
-use super::copy::{Piece, Place, Task, copy_ranges};
-use super::ranges::ranges;
+use super::copy::{Copier, Piece};
 use super::snapshot::Snapshot;
-use super::start::{Begun, Start, objects};
+use super::start::{Begun, objects};
 use super::{CONTENTS, CONTENTS_FORMAT, OBJECTS, PG_PARALLEL, POST_DATA, PRE_DATA, SEQUENCES, SQL_FORMAT};
-use crate::bundle::{BundleError, BundleWriter, HEAD_LEN_MAX, MemberHead, MemberId};
+use crate::bundle::{BundleError, BundleWriter, MemberHead, MemberId};
 use crate::tool::Output;
 
 /// How often the session that holds the snapshot is asked.
@@ -47,8 +44,7 @@ impl PostgresDumper {
         let subject = self.connection.describe();
         let about = |error: PostgresError| error.about(&subject).at(Stage::Dump);
         let psql = Psql::find(cx, &self.places, &self.connection).await.map_err(about)?;
-        let start = self.start(cx, what, psql.client(), &pg_dump).await?;
-        let tasks = tasks(&start).map_err(about)?;
+        let start = self.start(cx, what, jobs as usize, psql.client(), &pg_dump).await?;
         let mut options = vec!["--format=custom".to_owned(), "--compress=0".to_owned()];
         options.push(format!("jobs={jobs}"));
         options.extend(self.choosing(what));
@@ -65,28 +61,18 @@ impl PostgresDumper {
             ),
             false => None,
         };
-        let place = Place {
-            cx: cx.clone(),
-            psql: psql.client().clone(),
-            connection: start.snapshot.connection.clone(),
-            waiting: self.waiting,
-            snapshot: start.snapshot.id.clone(),
-            started: start.snapshot.started.clone(),
-            subject: subject.clone(),
-        };
         let (settler, settled) = Settled::pending();
         let (out, chunks) = mpsc::channel(AHEAD);
         let work = Work {
             cx: cx.clone(),
             subject: subject.clone(),
-            jobs: jobs as usize,
             snapshot: start.snapshot,
             bundle: Writer { writer: BundleWriter::new(), out },
             rows: BTreeMap::new(),
         };
         let sequences = start.section.sequences;
         let (pre, post) = (start.pre_data, start.post_data);
-        let running = tokio::spawn(work.run(place, tasks, objects, sequences, pre, post, report));
+        let running = tokio::spawn(work.run(start.copiers, objects, sequences, pre, post, report));
         Ok(Dump {
             format: DumpFormat::new(PG_PARALLEL),
             bytes: received(cx.clone(), subject, chunks, Running(running), settler),
@@ -143,35 +129,6 @@ fn received(
     }))
 }
 
-/// The pieces of work, largest tables first.
-fn tasks(start: &Start) -> Result<VecDeque<Task>, PostgresError> {
-    let tables = &start.section.tables;
-    let encoding = &start.snapshot.encoding;
-    let mut tasks = VecDeque::new();
-    for (number, range) in ranges(&start.facts).into_iter().enumerate() {
-        let table = &tables[range.table];
-        let task = Task {
-            number,
-            member: range.member(),
-            table: table.shown(),
-            pages: range.shown(),
-            statement: range.statement(table, &start.facts[range.table], encoding),
-            restore: format!(
-                "COPY {}{} FROM STDIN (ENCODING {});",
-                table.target,
-                table.column_list(),
-                literal(encoding)
-            ),
-        };
-        if task.restore.len() + task.table.len() > HEAD_LEN_MAX / 2 {
-            let what = format!("the names of the columns of {} are very long together", task.table);
-            return Err(PostgresError::NotParallel(what));
-        }
-        tasks.push_back(task);
-    }
-    Ok(tasks)
-}
-
 /// The one writer of the bundle.
 #[derive(Debug)]
 struct Writer {
@@ -208,7 +165,6 @@ impl Writer {
 struct Work {
     cx: Context,
     subject: String,
-    jobs: usize,
     snapshot: Snapshot,
     bundle: Writer,
     rows: BTreeMap<String, u64>,
@@ -236,11 +192,9 @@ impl From<Broken> for Stop {
 }
 
 impl Work {
-    #[allow(clippy::too_many_arguments, reason = "the parts of one dump, each used once")]
     async fn run(
         mut self,
-        place: Place,
-        tasks: VecDeque<Task>,
+        copiers: Vec<Copier>,
         objects: Option<Output>,
         sequences: Vec<String>,
         pre_data: Begun,
@@ -250,7 +204,7 @@ impl Work {
         let out = self.bundle.out.clone();
         let done = async {
             self.schema(PRE_DATA, pre_data).await?;
-            self.data(place, tasks, objects).await?;
+            self.data(copiers, objects).await?;
             if !sequences.is_empty() {
                 let head = MemberHead::new(SEQUENCES, SQL_FORMAT);
                 self.bundle.whole(head, sequences.concat().into()).await?;
@@ -310,18 +264,11 @@ impl Work {
     }
 
     /// Rows and large objects, as they come.
-    async fn data(
-        &mut self,
-        place: Place,
-        tasks: VecDeque<Task>,
-        objects: Option<Output>,
-    ) -> Result<(), Stop> {
-        let (sender, mut pieces) = mpsc::channel(self.jobs);
+    async fn data(&mut self, copiers: Vec<Copier>, objects: Option<Output>) -> Result<(), Stop> {
+        let (sender, mut pieces) = mpsc::channel(copiers.len().max(1));
         let mut sessions = JoinSet::new();
-        let count = self.jobs.min(tasks.len());
-        let (place, queue) = (Arc::new(place), Arc::new(Mutex::new(tasks)));
-        for _ in 0..count {
-            sessions.spawn(copy_ranges(Arc::clone(&place), Arc::clone(&queue), sender.clone()));
+        for copier in copiers {
+            sessions.spawn(copier.run(sender.clone()));
         }
         drop(sender);
         let mut objects = objects.map(|output| self.archive(OBJECTS, None, output));

@@ -1,6 +1,6 @@
 //! Tables cut into ranges of pages.
 
-use super::super::names::identifier;
+use super::super::names::literal;
 use super::toc::TableData;
 
 /// Bytes of a table in one range, its long values included: what is read again at the most when a
@@ -61,6 +61,32 @@ pub(super) fn ranges(facts: &[TableFacts]) -> Vec<Range> {
     ranges
 }
 
+/// Who does what: ranges of tables that are cut are anybody's, every other table is one session's
+/// alone, so that only that one has to lock it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Shares {
+    /// Ranges for whoever is free.
+    pub(super) common: Vec<Range>,
+    /// Ranges of each session alone; as many lists as there are sessions.
+    pub(super) own: Vec<Vec<Range>>,
+}
+
+/// The ranges of all tables for at most so many sessions.
+pub(super) fn shares(facts: &[TableFacts], jobs: usize) -> Shares {
+    let ranges = ranges(facts);
+    let mut shares = Shares { common: Vec::new(), own: vec![Vec::new(); jobs.min(ranges.len())] };
+    let mut bytes = vec![0; shares.own.len()];
+    for range in ranges {
+        if range.pages.is_some() {
+            shares.common.push(range);
+        } else if let Some(least) = (0..bytes.len()).min_by_key(|&at| bytes[at]) {
+            bytes[least] += facts[range.table].bytes.max(1);
+            shares.own[least].push(range);
+        }
+    }
+    shares
+}
+
 /// Pages of one range; 0 where the table is not cut.
 fn step(facts: &TableFacts) -> u64 {
     if !facts.cut || facts.pages == 0 {
@@ -74,7 +100,7 @@ fn step(facts: &TableFacts) -> u64 {
 impl Range {
     /// The statement that writes the rows, in this encoding.
     pub(super) fn statement(&self, table: &TableData, facts: &TableFacts, encoding: &str) -> String {
-        let options = format!("(ENCODING {})", super::super::names::literal(encoding));
+        let options = format!("(ENCODING {})", literal(encoding));
         let name = table.quoted();
         let condition = match self.pages {
             None if facts.condition.is_empty() && facts.plain => {
@@ -104,12 +130,14 @@ impl Range {
     }
 }
 
-/// `LOCK TABLE` for these tables.
-pub(super) fn lock_statement<'a>(tables: impl Iterator<Item = &'a TableData>) -> Option<String> {
-    let names: Vec<String> = tables
-        .map(|table| format!("ONLY {}.{}", identifier(&table.schema), identifier(&table.name)))
-        .collect();
-    (!names.is_empty()).then(|| format!("LOCK TABLE {} IN ACCESS SHARE MODE;", names.join(", ")))
+/// `LOCK TABLE` for these tables, some with each statement.
+pub(super) fn lock_statements(tables: &[&TableData]) -> Vec<String> {
+    const AT_ONCE: usize = 500;
+    let lock = |some: &[&TableData]| {
+        let names: Vec<String> = some.iter().map(|table| format!("ONLY {}", table.quoted())).collect();
+        format!("LOCK TABLE {} IN ACCESS SHARE MODE;", names.join(", "))
+    };
+    tables.chunks(AT_ONCE).map(lock).collect()
 }
 
 #[cfg(test)]
@@ -150,6 +178,21 @@ mod tests {
         let count = |table| ranges.iter().filter(|range| range.table == table).count();
         assert_eq!([0, 1, 2, 3, 4].map(count), [1, 10, 1, 1, 8]);
         assert_eq!(ranges[0].table, 4, "the largest first");
+    }
+
+    #[test]
+    fn small_tables_are_one_sessions_and_large_ones_are_everybodys() {
+        const PAGE: u64 = 8192;
+        let mut facts = vec![heap(1, PAGE); 9];
+        facts[4] = heap(5_000, 5_000 * PAGE);
+        facts[7] = heap(800, 800 * PAGE);
+        let shares = shares(&facts, 3);
+        assert!(shares.common.len() > 1 && shares.common.iter().all(|range| range.table == 4));
+        let own: Vec<Vec<usize>> =
+            shares.own.iter().map(|ranges| ranges.iter().map(|range| range.table).collect()).collect();
+        assert_eq!(own, [vec![7], vec![0, 2, 5, 8], vec![1, 3, 6]]);
+        assert_eq!(super::shares(&facts[..1], 3).own.len(), 1, "no session without work");
+        assert_eq!(super::shares(&[], 3), Shares::default());
     }
 
     #[test]

@@ -7,15 +7,13 @@ use super::super::config::Connection;
 use super::super::error::PostgresError;
 use super::super::names::literal;
 use super::super::tools::Client;
-use super::ranges::{TableFacts, lock_statement};
+use super::ranges::{TableFacts, lock_statements};
 use super::session::Session;
 use super::toc::TableData;
 use crate::tool::Waiting;
 
 /// The first version that reads a range of `ctid` without reading the whole table.
 const RANGE_SCANS_SINCE: u32 = 140_000;
-/// Tables that one statement locks.
-const LOCKED_AT_ONCE: usize = 500;
 /// How long a lock is waited for that `pg_dump` already has: only somebody who waits for a stronger
 /// one stands before us then, and waits for us.
 pub(super) const LOCK_WAIT: &str = "10s";
@@ -72,7 +70,9 @@ impl Snapshot {
         connection: &Connection,
         waiting: Waiting,
     ) -> Result<Self, PostgresError> {
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;";
+        // So that whoever looks at the sessions can tell it from those that can be spared.
+        let begin =
+            "SET application_name = 'strongroom snapshot';\nBEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;";
         let mut session = Session::open(cx, psql, connection, waiting, begin).await?;
         let found: Found = session.ask(EXPORT).await?;
         Ok(Self {
@@ -114,10 +114,8 @@ impl Snapshot {
         let lockable: Vec<&TableData> =
             tables.iter().zip(&kinds).filter(|(_, kind)| plain(kind)).map(|(table, _)| table).collect();
         self.session.run(&format!("SET LOCAL lock_timeout = '{LOCK_WAIT}';")).await?;
-        for some in lockable.chunks(LOCKED_AT_ONCE) {
-            if let Some(statement) = lock_statement(some.iter().copied()) {
-                self.session.run(&statement).await?;
-            }
+        for statement in lock_statements(&lockable) {
+            self.session.run(&statement).await?;
         }
         self.session.run("SET LOCAL lock_timeout = 0;").await?;
         let sizes: Vec<Size> = self

@@ -1,5 +1,8 @@
 //! Everything that must hold before the first byte: snapshot, locks, both halves of the schema.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
 use backup_core::{Context, Error, ErrorKind, Result, Selection, Stage};
 use bytes::Bytes;
 
@@ -7,10 +10,13 @@ use super::super::archive::ArchiveParser;
 use super::super::config::Connection;
 use super::super::dump::PostgresDumper;
 use super::super::error::PostgresError;
+use super::super::names::literal;
 use super::super::tools::Client;
-use super::ranges::TableFacts;
+use super::copy::{Copier, Place, Task};
+use super::ranges::{Range, TableFacts, lock_statements, shares};
 use super::snapshot::{LOCK_WAIT, Snapshot};
-use super::toc::DataSection;
+use super::toc::{DataSection, TableData};
+use crate::bundle::HEAD_LEN_MAX;
 use crate::tool::{Output, ToolCommand, ToolError, stream};
 
 /// How often a start is tried that somebody's wait for a lock stood in the way of.
@@ -21,7 +27,8 @@ const TRIES: u32 = 3;
 pub(super) struct Start {
     pub(super) snapshot: Snapshot,
     pub(super) section: DataSection,
-    pub(super) facts: Vec<TableFacts>,
+    /// Sessions at the snapshot, each with its locks and its share of the rows.
+    pub(super) copiers: Vec<Copier>,
     pub(super) pre_data: Begun,
     pub(super) post_data: Begun,
 }
@@ -40,13 +47,14 @@ impl PostgresDumper {
         &self,
         cx: &Context,
         what: &Selection,
+        jobs: usize,
         psql: &Client,
         pg_dump: &Client,
     ) -> Result<Start> {
         let subject = self.connection.describe();
         let mut tries = 1;
         loop {
-            match self.try_start(cx, what, psql, pg_dump).await {
+            match self.try_start(cx, what, jobs, psql, pg_dump).await {
                 Err(error) if waited_for_lock(&error) && tries < TRIES => tries += 1,
                 Err(error) if waited_for_lock(&error) => {
                     let what = format!("a lock was not given within {LOCK_WAIT}, {TRIES} times: {error}");
@@ -63,6 +71,7 @@ impl PostgresDumper {
         &self,
         cx: &Context,
         what: &Selection,
+        jobs: usize,
         psql: &Client,
         pg_dump: &Client,
     ) -> Result<Start, PostgresError> {
@@ -82,9 +91,75 @@ impl PostgresDumper {
         let facts = snapshot.lock(&section.tables).await?;
         let [pre_data, post_data] = outputs;
         let (pre_data, post_data) = tokio::try_join!(begun(pre_data), begun(post_data))?;
+        let place = Arc::new(Place {
+            cx: cx.clone(),
+            psql: psql.clone(),
+            connection: snapshot.connection.clone(),
+            waiting: self.waiting,
+            snapshot: snapshot.id.clone(),
+            started: snapshot.started.clone(),
+            subject: self.connection.describe(),
+        });
+        let copiers = copiers(&place, &section.tables, &facts, jobs, &snapshot.encoding)?;
+        let copiers = futures::future::try_join_all(copiers.into_iter().map(async |mut copier| {
+            copier.session = Some(copier.place.open(&copier.locks).await?);
+            Ok::<_, PostgresError>(copier)
+        }));
+        let copiers = copiers.await?;
         drop(listing);
-        Ok(Start { snapshot, section, facts, pre_data, post_data })
+        Ok(Start { snapshot, section, copiers, pre_data, post_data })
     }
+}
+
+/// Who copies what; nothing is opened yet.
+fn copiers(
+    place: &Arc<Place>,
+    tables: &[TableData],
+    facts: &[TableFacts],
+    jobs: usize,
+    encoding: &str,
+) -> Result<Vec<Copier>, PostgresError> {
+    let mut number = 0;
+    let mut task = |range: &Range| {
+        let (table, facts) = (&tables[range.table], &facts[range.table]);
+        number += 1;
+        let task = Task {
+            number,
+            member: range.member(),
+            table: table.shown(),
+            pages: range.shown(),
+            statement: range.statement(table, facts, encoding),
+            restore: format!(
+                "COPY {}{} FROM STDIN (ENCODING {});",
+                table.target,
+                table.column_list(),
+                literal(encoding)
+            ),
+        };
+        if task.restore.len() + task.table.len() > HEAD_LEN_MAX / 2 {
+            let what = format!("the names of the columns of {} are very long together", task.table);
+            return Err(PostgresError::NotParallel(what));
+        }
+        Ok(task)
+    };
+    let shares = shares(facts, jobs);
+    let common = shares.common.iter().map(&mut task).collect::<Result<VecDeque<_>, _>>()?;
+    let common = Arc::new(Mutex::new(common));
+    let mut copiers = Vec::new();
+    for own in &shares.own {
+        let mut locked: Vec<usize> = shares.common.iter().chain(own).map(|range| range.table).collect();
+        locked.dedup();
+        let locked: Vec<&TableData> =
+            locked.into_iter().filter(|&at| facts[at].plain).map(|at| &tables[at]).collect();
+        copiers.push(Copier {
+            place: Arc::clone(place),
+            session: None,
+            locks: lock_statements(&locked).into(),
+            common: Arc::clone(&common),
+            own: own.iter().map(&mut task).collect::<Result<VecDeque<_>, _>>()?,
+        });
+    }
+    Ok(copiers)
 }
 
 /// The large objects and nothing else.
