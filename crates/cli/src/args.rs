@@ -67,6 +67,10 @@ pub(crate) enum Command {
     Restore(Box<commands::restore::Restore>),
     /// Write a backup's decrypted dump to stdout; only exit code 0 says that it was whole
     Cat(commands::cat::Cat),
+    /// Remove the backups of a source that the rules of retention let go
+    Prune(Box<commands::prune::Prune>),
+    /// Exempt a backup from retention, or end that
+    Pin(commands::pin::Pin),
     /// Remove what killed runs left behind in the destination; never a backup
     Sweep(commands::sweep::Sweep),
     /// Try everything on a sample database: keys, backup, verification, restore, comparison

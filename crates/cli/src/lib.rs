@@ -16,6 +16,7 @@ mod printer;
 mod progress;
 mod reading;
 mod repository;
+mod retention;
 mod secrets;
 mod selector;
 mod settings;

@@ -155,6 +155,19 @@ impl Repository {
         )))
     }
 
+    /// `Denied`, with what to do, unless this machine's key has `role` for `source`.
+    pub(crate) fn check_role(&self, key: &SigningKey, role: Role, source: &SourceName) -> Result<()> {
+        let key = key.verifying_key();
+        if self.trust.allows(key, role, source) {
+            return Ok(());
+        }
+        let what = format!("this machine's key {key} is not allowed as {} of {source} there", role.name());
+        Err(Error::new(ErrorKind::Denied, self.id().to_string(), what).with_hint(format!(
+            "where the owner's key is, run: strongroom trust add --role {} with this machine's host.pub.pem",
+            role.name()
+        )))
+    }
+
     /// What this host signed and stored was seen by it, though it may never have listed it.
     fn recall_signed(&mut self, state: &State) -> Result<()> {
         let Some(key) = host::host_key_here(state)? else { return Ok(()) };

@@ -15,7 +15,7 @@ pub use attest::{Attested, attest, attestations};
 pub use backup::{BackedUp, BackupParts, BackupRequest, backup};
 pub use catalogue::{Listed, find, latest, list};
 pub use prune::{PruneParts, PrunePlan, Pruned, Standing, plan_prune, prune, survey};
-pub use read::{OpenedBackup, open};
+pub use read::{OpenedBackup, manifest, open};
 pub use restore::{RestoreOptions, RestoreOutcome, restore};
 pub use store::store;
 pub use verify::{DeepVerified, QuickVerified, deep, quick};

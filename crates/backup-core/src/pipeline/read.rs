@@ -46,12 +46,11 @@ pub async fn open(
     open_data(cx, source, decryptor, manifest, None).await
 }
 
-/// The vouched manifest of a backup.
-pub(super) async fn manifest(
-    source: &dyn Source,
-    trust: &dyn Trust,
-    at: &BackupRef,
-) -> Result<VouchedManifest> {
+/// The manifest of a backup, under a trusted key.
+///
+/// # Errors
+/// `NotFound`, and those of [`Trust::vouch`].
+pub async fn manifest(source: &dyn Source, trust: &dyn Trust, at: &BackupRef) -> Result<VouchedManifest> {
     let stored = small(source, &at.manifest(), STATEMENT_LEN_MAX).await?;
     trust.vouch(at, &stored).map_err(|e| e.at(Stage::Verify))
 }

@@ -6,6 +6,8 @@ pub(crate) mod config;
 pub(crate) mod keygen;
 pub(crate) mod list;
 pub(crate) mod open;
+pub(crate) mod pin;
+pub(crate) mod prune;
 pub(crate) mod quickstart;
 pub(crate) mod restore;
 pub(crate) mod seal;
@@ -108,6 +110,8 @@ async fn dispatch(command: Command, around: Surroundings) -> Outcome {
         Command::Restore(command) => command.run(around).await,
         Command::Cat(command) => command.run(around).await,
         Command::Quickstart(command) => command.run(around).await,
+        Command::Pin(command) => command.run(around).await,
+        Command::Prune(command) => command.run(around).await,
         Command::Sweep(command) => command.run(around).await,
         Command::Trust(command) => command.run(around).await,
         Command::Config(command) => command.run(around),

@@ -7,7 +7,7 @@ use backup_core::{BackupId, Error, ErrorKind, Origin, Sha256Digest, SourceName, 
 use clap::{Args, Subcommand};
 use envelope_crypto::keys::read_key_file;
 use envelope_crypto::sign::VerifyingKey;
-use envelope_crypto::trust::{KeyGrant, LastGood, Revocation, SourceScope, trust_object};
+use envelope_crypto::trust::{KeyGrant, LastGood, Revocation, Role, SourceScope, trust_object};
 use serde_json::json;
 
 use super::Surroundings;
@@ -29,7 +29,7 @@ pub(crate) struct Trust {
 enum What {
     /// Show the repository's id, owner and keys
     Show(Show),
-    /// Let a host back up
+    /// Let a host back up, verify, prune or pin; replaces what it was allowed before
     Add(Add),
     /// Take a host's right away
     Revoke(Revoke),
@@ -48,8 +48,31 @@ struct Add {
     /// Only for this source; repeatable
     #[arg(long, value_name = "NAME")]
     source: Vec<SourceName>,
+    /// What the key may do: back up; say what verifications found; prune; pin; repeatable
+    #[arg(long, value_name = "ROLE", default_value = "backup")]
+    role: Vec<RoleName>,
     #[command(flatten)]
     owner: OwnerArgs,
+}
+
+/// A role as the command line names it.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum RoleName {
+    Backup,
+    Verifier,
+    Pruner,
+    Operator,
+}
+
+impl From<RoleName> for Role {
+    fn from(name: RoleName) -> Self {
+        match name {
+            RoleName::Backup => Self::Backup,
+            RoleName::Verifier => Self::Verifier,
+            RoleName::Pruner => Self::Pruner,
+            RoleName::Operator => Self::Operator,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -161,7 +184,8 @@ async fn add_host(around: &Surroundings, settings: &Settings, add: &Add) -> Outc
     let mut grants: Vec<KeyGrant> =
         statement.keys.iter().filter(|grant| grant.public_key != key).cloned().collect();
     let revoked = statement.revoked.clone();
-    grants.push(KeyGrant { sources, ..KeyGrant::backup_of_all(key) });
+    let roles = add.role.iter().copied().map(Role::from).collect();
+    grants.push(KeyGrant { public_key: key, roles, sources });
     succeed(around, settings, &add.owner, &reader, repository, grants, revoked).await
 }
 

@@ -1,15 +1,17 @@
 //! `verify`: quick without a key, deep with one.
 
-use backup_core::pipeline;
+use backup_core::{BackupRef, Claim, Depth, VouchedManifest, pipeline};
 use clap::Args;
+use envelope_crypto::sign::SigningKey;
+use envelope_crypto::trust::Role;
 use serde_json::json;
 
 use super::Surroundings;
 use crate::args::{DestinationArgs, IdentityArgs, SecretArgs};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::reading::{self, OriginArgs, Reader};
 use crate::settings::Needs;
-use crate::{notice, printer, wiring};
+use crate::{host, notice, printer, wiring};
 
 /// Check that a backup is whole; with --deep, that it opens and parses.
 #[derive(Debug, Args)]
@@ -19,6 +21,9 @@ pub(crate) struct Verify {
     /// Decrypt, decompress and parse everything; needs a key
     #[arg(long)]
     deep: bool,
+    /// Say so beside the backup, signed with this machine's key, which must be a verifier's
+    #[arg(long, conflicts_with = "unsigned_origin")]
+    record: bool,
     #[command(flatten)]
     destination: DestinationArgs,
     #[command(flatten)]
@@ -29,7 +34,37 @@ pub(crate) struct Verify {
     origin: OriginArgs,
 }
 
+/// Stores what was found, where a key was given for it.
+async fn record(
+    around: &Surroundings,
+    reader: &Reader,
+    signer: Option<&SigningKey>,
+    manifest: &VouchedManifest,
+    depth: Depth,
+) -> Outcome {
+    if let Some(signer) = signer {
+        let claim = Claim::Verified { depth, bytes: manifest.manifest().object_len };
+        pipeline::attest(&around.cx, reader.place.ports.sink.as_ref(), signer, manifest, claim).await?;
+    }
+    Ok(())
+}
+
 impl Verify {
+    /// The key to record with, looked at before anything is read.
+    fn signer(&self, around: &Surroundings, reader: &Reader, at: &BackupRef) -> Outcome<Option<SigningKey>> {
+        let Some(repository) = reader.repository.as_ref().filter(|_| self.record) else { return Ok(None) };
+        let signer = host::host_key(&reader.state, &around.printer)?;
+        repository.check_role(&signer, Role::Verifier, &at.source)?;
+        if repository.trust.allows(signer.verifying_key(), Role::Backup, &at.source) {
+            return Err(Failure::usage(
+                "flag --record",
+                "this machine's key may also back up, so nobody would believe what it says of backups",
+                "verify on another machine, or with another --state-dir, whose key has the role verifier alone",
+            ));
+        }
+        Ok(Some(signer))
+    }
+
     /// Runs the command.
     pub(crate) async fn run(self, mut around: Surroundings) -> Outcome {
         let selector = reading::selector(&self.backup)?;
@@ -43,6 +78,7 @@ impl Verify {
         let mut reader = Reader::open(&around, &settings, &self.origin).await?;
         let at = reader.select(&around, &settings, &selector).await?;
         let source = reader.place.ports.source.clone();
+        let signer = self.signer(&around, &reader, &at)?;
         let (cx, bar) = around.watched();
         if !self.deep {
             let auditor = wiring::auditor();
@@ -51,6 +87,7 @@ impl Verify {
             bar.done();
             let done = done?;
             notice::warn_unless_encrypted(&around.printer, done.manifest.manifest());
+            record(&around, &reader, signer.as_ref(), &done.manifest, Depth::Quick).await?;
             let text = format!(
                 "{at}: whole, {}, as signed by {}\n(quick: hashes and signature; --deep -i KEY also opens and parses)",
                 printer::bytes(done.bytes),
@@ -69,6 +106,7 @@ impl Verify {
         bar.done();
         let done = done?;
         notice::warn_unless_encrypted(&around.printer, done.manifest.manifest());
+        record(&around, &reader, signer.as_ref(), &done.manifest, Depth::Deep).await?;
         let found = match done.inspection.parsed {
             true => format!("opens, and parses as {}", done.manifest.manifest().format),
             false => format!("opens; the structure of {} was not looked at", done.manifest.manifest().format),

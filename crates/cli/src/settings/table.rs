@@ -241,6 +241,33 @@ pub(crate) const SOURCE_FIELDS: &[Field] = &[
     field("recipients", Kind::List, "Instead of the general `keys.recipients`."),
     field("compression", Kind::Text, "Instead of the general `compression`."),
     field("verify", Kind::Switch, "Instead of the general `verify`."),
+    field(
+        "keep_last",
+        Kind::Number,
+        "`prune` keeps the newest backups, as many; those of one `keep_slot` count as one.",
+    ),
+    field(
+        "keep_slot",
+        Kind::Text,
+        "`hour`, `day`, `week`, `month` or `year`, for `keep_last`. Default `hour`.",
+    ),
+    field("keep_within", Kind::Text, "`prune` keeps everything this young, such as `36h`, `30d` or `8w`."),
+    field(
+        "keep_max_size",
+        Kind::Text,
+        "Of what only `keep_within` keeps, the newest up to this total, such as `100GiB`.",
+    ),
+    field("keep_hourly", Kind::Number, "`prune` keeps one for each of so many hours."),
+    field("keep_daily", Kind::Number, "`prune` keeps one for each of so many days."),
+    field("keep_weekly", Kind::Number, "`prune` keeps one for each of so many ISO weeks."),
+    field("keep_monthly", Kind::Number, "`prune` keeps one for each of so many months."),
+    field("keep_yearly", Kind::Number, "`prune` keeps one for each of so many years."),
+    field(
+        "keep_at_least",
+        Kind::Number,
+        "`prune` never leaves fewer verified backups than these. Default 1.",
+    ),
+    field("time_zone", Kind::Text, "Where days begin for `prune`, such as `Europe/Berlin`. Default `UTC`."),
 ];
 
 /// What a target has beside the keys of its database.

@@ -15,6 +15,7 @@ mod origin;
 mod postgres;
 mod quickstart;
 mod redis;
+mod retention;
 mod s3;
 mod source;
 mod sqlite;

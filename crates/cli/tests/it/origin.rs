@@ -9,7 +9,7 @@ fn backed_up() -> Lab {
     lab
 }
 
-fn owner(lab: &Lab) -> String {
+pub(crate) fn owner(lab: &Lab) -> String {
     let shown = lab.run(["--json", "trust", "show", "-d", "./b"]).ok().json();
     shown["owner"].as_str().unwrap().to_owned()
 }

@@ -175,11 +175,17 @@ impl RepositoryTrust {
         self.revocations.contains(key_id)
     }
 
+    /// Whether `key` has this role for `source` now.
+    #[must_use]
+    pub fn allows(&self, key: &VerifyingKey, role: Role, source: &backup_core::SourceName) -> bool {
+        !self.revocations.contains(&key.key_id())
+            && self.grants.get(key).is_some_and(|grant| grant.allows(role, source))
+    }
+
     /// Whether `key` may sign manifests of `source` now.
     #[must_use]
     pub fn may_back_up(&self, key: &VerifyingKey, source: &backup_core::SourceName) -> bool {
-        !self.revocations.contains(&key.key_id())
-            && self.grants.get(key).is_some_and(|grant| grant.allows(Role::Backup, source))
+        self.allows(key, Role::Backup, source)
     }
 
     /// Signs the trust file that follows: its number and its content.

@@ -1,0 +1,138 @@
+//! `prune`: removing what the rules of retention let go.
+
+use std::fmt::Write as _;
+
+use backup_core::pipeline::{self, PruneParts, PrunePlan};
+use backup_core::retention::Verdict;
+use backup_core::{RunStatus, SourceName};
+use clap::Args;
+use envelope_crypto::trust::Role;
+use serde_json::{Value as Json, json};
+
+use super::Surroundings;
+use crate::args::DestinationArgs;
+use crate::failure::{Failure, Outcome};
+use crate::reading::{OriginArgs, Reader};
+use crate::retention::KeepArgs;
+use crate::settings::Needs;
+use crate::{host, printer};
+
+/// Remove the backups of a source that the rules of retention let go.
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// The source
+    source: SourceName,
+    /// Say what would go and why, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    keep: KeepArgs,
+    #[command(flatten)]
+    destination: DestinationArgs,
+}
+
+impl Prune {
+    /// Runs the command.
+    pub(crate) async fn run(self, mut around: Surroundings) -> Outcome {
+        let needs = Needs { source: Some(self.source.as_str()), destination: true, ..Needs::default() };
+        let settings = around.settings(&[&self.destination], needs)?;
+        let policy = self.keep.policy(settings.sources.get(self.source.as_str()))?;
+        if policy.keeps_everything() {
+            return Err(Failure::usage(
+                format!("rules of retention for {}", self.source),
+                "there are none, so nothing would go",
+                "pass --keep-last, --keep-daily, ... or set keep_last, keep_daily, ... in its [sources] table",
+            ));
+        }
+        let mut reader = Reader::open(&around, &settings, &OriginArgs::default()).await?;
+        let listed =
+            pipeline::list(reader.place.ports.source.as_ref(), reader.trust.as_ref(), Some(&self.source))
+                .await?;
+        // A place that went back in time, or lost its newest backup, is nothing to remove from.
+        let wrong = reader.compare_listing(&around, &settings, &listed, Some(&self.source))?;
+        let frozen = match wrong.is_empty() {
+            true => self.last_failed(&reader)?,
+            false => Some(wrong.join("; ")),
+        };
+        let signer = host::host_key(&reader.state, &around.printer)?;
+        let ports = &reader.place.ports;
+        let parts = PruneParts {
+            source: ports.source.as_ref(),
+            sink: ports.sink.as_ref(),
+            remover: ports.remover.as_ref(),
+            trust: reader.trust.as_ref(),
+            signer: &signer,
+        };
+        if let Some(repository) = &reader.repository {
+            repository.check_role(&signer, Role::Pruner, &self.source)?;
+        }
+        let standing = pipeline::survey(&around.cx, parts, &self.source).await?;
+        let plan = pipeline::plan_prune(&around.cx, &self.source, standing, &policy, frozen.as_deref());
+        let mut text = said(&plan);
+        if self.dry_run {
+            let _ = writeln!(text, "dry run: nothing was removed");
+            return around.printer.result(&json!({ "planned": document(&plan) }), &text);
+        }
+        if let Some(frozen) = &frozen {
+            around.printer.warn(&format!("nothing goes for now: {frozen}"));
+        }
+        let pruned = pipeline::prune(&around.cx, parts, &plan).await?;
+        let _ = writeln!(
+            text,
+            "removed {}, finished {} that were half removed, spared {}",
+            pruned.removed.len(),
+            pruned.finished.len(),
+            pruned.spared.len()
+        );
+        let ids =
+            |list: &[backup_core::BackupRef]| list.iter().map(|at| at.id.to_string()).collect::<Vec<_>>();
+        let document = json!({
+            "planned": document(&plan), "removed": ids(&pruned.removed), "finished": ids(&pruned.finished),
+            "spared": ids(&pruned.spared), "frozen": frozen,
+        });
+        around.printer.result(&document, &text)
+    }
+
+    /// Why nothing may go while the newest run of the source on this machine has failed.
+    fn last_failed(&self, reader: &Reader) -> Outcome<Option<String>> {
+        let runs = reader.state.runs(&reader.place.name).read()?;
+        let last = runs.iter().rev().find(|run| run.source == self.source.as_str());
+        Ok(last.filter(|run| run.status != RunStatus::Completed).map(|run| {
+            format!("the newest run of {} on this machine, {}, was not completed", self.source, run.id)
+        }))
+    }
+}
+
+fn said(plan: &PrunePlan) -> String {
+    let mut text = String::new();
+    for (standing, decision) in &plan.decisions {
+        let (word, why) = match &decision.verdict {
+            Verdict::Keep(reasons) => {
+                ("keep  ", reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+            }
+            Verdict::Remove(reason) => ("remove", reason.to_string()),
+        };
+        let candidate = &standing.candidate;
+        let _ = writeln!(
+            text,
+            "{word}  {}  {}  {}  {why}",
+            candidate.id,
+            standing.manifest.manifest().started,
+            printer::bytes(candidate.bytes)
+        );
+    }
+    text
+}
+
+fn document(plan: &PrunePlan) -> Vec<Json> {
+    plan.decisions
+        .iter()
+        .map(|(standing, decision)| {
+            json!({
+                "id": decision.id, "keep": decision.keeps(), "verdict": decision.verdict,
+                "first_seen": standing.candidate.first_seen, "bytes": standing.candidate.bytes,
+                "proven": standing.candidate.proven, "pinned": standing.candidate.pinned,
+            })
+        })
+        .collect()
+}
