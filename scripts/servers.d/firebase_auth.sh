@@ -2,6 +2,10 @@
 # the Firestore emulator too.
 # shellcheck shell=bash disable=SC2034,SC2154
 
+# For firestore_jar, whichever of the two files is read first.
+# shellcheck source=scripts/servers.d/firestore.sh
+. "${BASH_SOURCE[0]%/*}/firestore.sh"
+
 firebase_auth_variables=(FIREBASE_AUTH)
 
 firebase_auth_absent() {

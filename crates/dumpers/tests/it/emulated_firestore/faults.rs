@@ -63,7 +63,7 @@ async fn fill_big(project: &Project, count: usize) {
     let paths: Vec<String> = (0..count).map(|i| format!("big/{i:03}")).collect();
     let documents: Vec<_> =
         paths.iter().map(|path| (path.as_str(), json!({ "t": { "stringValue": text } }))).collect();
-    for documents in documents.chunks(5) {
+    for documents in documents.chunks(3) {
         project.put(documents).await;
     }
 }
