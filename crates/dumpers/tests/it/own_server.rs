@@ -6,14 +6,13 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::server::Server;
+use crate::server::{Server, variable};
 
 /// The user that servers run as where the tests run as root, as in `scripts/servers.sh`.
 const SERVICE: &str = "svc";
 
 /// A running server; stopped and removed with the value.
 #[derive(Debug)]
-#[allow(dead_code)]
 pub(crate) struct OwnServer {
     pub(crate) server: Server,
     programs: PathBuf,
@@ -33,16 +32,7 @@ impl OwnServer {
         Self::run(programs, folder, settings)
     }
 
-    /// A new server below a folder that exists already.
-    #[allow(dead_code)]
-    pub(crate) fn within(folder: tempfile::TempDir, settings: &str) -> Self {
-        let programs = installed();
-        Self::init(&programs, folder.path());
-        Self::run(&programs, folder, settings)
-    }
-
     /// A standby of this server that follows it.
-    #[allow(dead_code)]
     pub(crate) fn standby(&self, settings: &str) -> Self {
         let folder = folder();
         let source = format!("host=127.0.0.1 port={} user=strongroom password=own", self.server.port);
@@ -115,9 +105,9 @@ impl Drop for OwnServer {
     }
 }
 
-/// A folder that the service user owns.
+/// A folder that the service user owns, where `scripts/servers.sh` stops what a killed test left.
 pub(crate) fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir_in(variable("STRONGROOM_TEST_SERVERS_DIR")).expect("a folder");
     if is_root() {
         Command::new("chown").arg(format!("{SERVICE}:")).arg(folder.path()).check();
     }

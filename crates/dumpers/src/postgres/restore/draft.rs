@@ -143,6 +143,11 @@ impl Draft {
                     tries -= 1;
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
+                // A server that runs out of space may restart itself.
+                Err(PostgresError::Unreachable(_)) if tries > 0 => {
+                    tries -= 1;
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
                 Err(PostgresError::Tool(error)) if error.stderr().contains("does not exist") => return Ok(()),
                 other => return other.map(drop),
             }
