@@ -279,13 +279,13 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
     field(
         "url",
         Kind::Text,
-        "The database: `postgres://user@host/db`, `sqlite:FILE`, `redis://user@host`, `firestore://project/database` or \
+        "The database: `postgres://user@host/db`, `mysql://user@host/db`, `sqlite:FILE`, `redis://user@host`, `firestore://project/database` or \
          `files:FOLDER`.",
     ),
     field(
         "type",
         Kind::Text,
-        "Instead of a URL: `postgresql`, `sqlite`, `redis`, `firestore`, `files`, `command` or `stdin`, and the keys of that kind.",
+        "Instead of a URL: `postgresql`, `mysql`, `sqlite`, `redis`, `firestore`, `files`, `command` or `stdin`, and the keys of that kind.",
     ),
     field(
         "stall_seconds",
@@ -295,30 +295,34 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
     field(
         "host",
         Kind::Text,
-        "PostgreSQL: the server, or the folder of its socket. Redis: the server, or its socket.",
+        "PostgreSQL: the server, or the folder of its socket. MySQL: the server. Redis: the server, or its socket.",
     ),
-    field("port", Kind::Text, "PostgreSQL, Redis: the port."),
-    field("user", Kind::Text, "PostgreSQL, Redis: the user."),
-    field("dbname", Kind::Text, "PostgreSQL: the database."),
-    field("password_file", Kind::Path, "PostgreSQL, Redis: the file whose first line is the password."),
+    field("port", Kind::Text, "PostgreSQL, MySQL, Redis: the port."),
+    field("user", Kind::Text, "PostgreSQL, MySQL, Redis: the user."),
+    field("dbname", Kind::Text, "PostgreSQL, MySQL: the database."),
+    field(
+        "password_file",
+        Kind::Path,
+        "PostgreSQL, MySQL, Redis: the file whose first line is the password.",
+    ),
     field("passfile", Kind::Path, "PostgreSQL: a password file in libpq's form."),
     field("service", Kind::Text, "PostgreSQL: a name in libpq's service file."),
     field(
         "sslmode",
         Kind::Text,
-        "PostgreSQL: `disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`.",
+        "PostgreSQL, MySQL: `disable`, `allow` (PostgreSQL), `prefer`, `require`, `verify-ca` or `verify-full`.",
     ),
     field(
         "sslrootcert",
         Kind::Path,
-        "PostgreSQL, Redis: certificates to trust, PEM. For Redis it turns TLS on.",
+        "PostgreSQL, MySQL, Redis: certificates to trust, PEM. For Redis it turns TLS on.",
     ),
-    field("sslcert", Kind::Path, "PostgreSQL, Redis: the client's certificate, PEM."),
-    field("sslkey", Kind::Path, "PostgreSQL, Redis: the client's private key."),
+    field("sslcert", Kind::Path, "PostgreSQL, MySQL, Redis: the client's certificate, PEM."),
+    field("sslkey", Kind::Path, "PostgreSQL, MySQL, Redis: the client's private key."),
     field(
         "tool_dirs",
         Kind::List,
-        "PostgreSQL: folders to look for the client programs in, before all others.",
+        "PostgreSQL, MySQL: folders to look for the client programs in, before all others.",
     ),
     field(
         "owners",
@@ -328,10 +332,14 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
     field(
         "databases",
         Kind::List,
-        "PostgreSQL: databases by name or pattern (`*`, `?`), as one backup of the server; of such a backup, which to \
-         restore.",
+        "PostgreSQL, MySQL: databases by name or pattern (`*`, `?`), as one backup of the server; PostgreSQL: of such \
+         a backup, which to restore.",
     ),
-    field("exclude_databases", Kind::List, "PostgreSQL: not the databases with these names or patterns."),
+    field(
+        "exclude_databases",
+        Kind::List,
+        "PostgreSQL, MySQL: not the databases with these names or patterns.",
+    ),
     field(
         "globals",
         Kind::Switch,
@@ -459,6 +467,32 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
         "Files: a file that changes while it is read ends the backup: `fail` (default), or is kept with a warning: \
          `warn`.",
     ),
+    field("socket", Kind::Path, "MySQL: the server's socket file, instead of host and port."),
+    field(
+        "option_file",
+        Kind::Path,
+        "MySQL: an option file in MySQL's own form, read before all other settings.",
+    ),
+    field("all_databases", Kind::Switch, "MySQL, dump: every database but the server's own, as one moment."),
+    field(
+        "accounts",
+        Kind::Switch,
+        "MySQL: accounts, roles and grants too; in a dump, and applied by a restore. Default no.",
+    ),
+    field(
+        "definers",
+        Kind::Text,
+        "MySQL, restore: `auto` (default: keep who views and routines run as if all of them exist), `keep`, or \
+         `current` (the restoring user).",
+    ),
+    field(
+        "lock_all_tables",
+        Kind::Switch,
+        "MySQL, dump: nobody writes to the server meanwhile; for engines without transactions.",
+    ),
+    field("binlog_position", Kind::Switch, "MySQL, dump: note the position in the binary log, as a comment."),
+    field("hex_blob", Kind::Switch, "MySQL, dump: binary columns as hexadecimal digits."),
+    field("path", Kind::Path, "SQLite: the database file."),
     field(
         "memory_limit",
         Kind::Number,

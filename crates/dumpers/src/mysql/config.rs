@@ -36,6 +36,8 @@ pub struct MysqlConfig {
     pub databases: Vec<String>,
     /// Every database of the server but its own, as one moment.
     pub all_databases: bool,
+    /// Of several databases, none with these names or patterns.
+    pub exclude_databases: Vec<String>,
     /// `disable`, `prefer`, `require`, `verify-ca` or `verify-full`.
     pub sslmode: Option<String>,
     /// Certificates to trust, PEM.
@@ -115,9 +117,6 @@ pub(super) struct Connection {
     authority: Option<PathBuf>,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
-    /// From the URL alone: `definers` and `accounts`.
-    definers: Option<Definers>,
-    accounts: Option<bool>,
 }
 
 impl MysqlConfig {
@@ -126,10 +125,8 @@ impl MysqlConfig {
     /// # Errors
     /// `Config`, without showing the URL.
     pub fn from_url(url: &str) -> Result<Self> {
-        let mut config = Self { url: Some(Secret::new(url)), ..Self::default() };
-        let connection = config.connection()?;
-        config.definers = connection.definers.unwrap_or_default();
-        config.accounts = connection.accounts.unwrap_or_default();
+        let config = Self { url: Some(Secret::new(url)), ..Self::default() };
+        config.connection()?;
         Ok(config)
     }
 
@@ -306,18 +303,6 @@ impl Connection {
             "sslrootcert" | "ssl-ca" | "ssl_ca" => self.authority = path()?,
             "sslcert" | "ssl-cert" | "ssl_cert" => self.certificate = path()?,
             "sslkey" | "ssl-key" | "ssl_key" => self.key = path()?,
-            "definers" => {
-                self.definers = Some(match value {
-                    "auto" => Definers::Auto,
-                    "keep" => Definers::Keep,
-                    "current" => Definers::Current,
-                    _ => return Err(wrong("definers", "is none of auto, keep and current")),
-                });
-            }
-            "accounts" => {
-                let on = value.parse().map_err(|_| wrong("accounts", "is neither true nor false"))?;
-                self.accounts = Some(on);
-            }
             other => return Err(wrong(&format!("{other:?}"), "is not supported in a URL")),
         }
         Ok(())
@@ -449,8 +434,6 @@ mod tests {
         assert_eq!(found.database.as_deref(), Some("x"));
         assert_eq!(found.password.unwrap().expose(), "y");
         assert_eq!(config.default_name().as_deref(), Some("x"));
-        let config = MysqlConfig::from_url("mysql://h/d?definers=current&accounts=true").unwrap();
-        assert_eq!((config.definers, config.accounts), (Definers::Current, true));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use backup_core::{
     ByteStream, Context, Dump, DumpFormat, DumpReport, Dumper, Error, ErrorKind, Event, Plain, Probe, Result,
     Selection, Settled, Stage,
 };
+use bytes::Bytes;
+use futures::StreamExt as _;
 
 use super::config::{Connection, MysqlConfig, wrong};
 use super::error::MysqlError;
@@ -17,7 +19,8 @@ use super::option_file::{OptionFile, line};
 use super::query::Sql;
 use super::script::{Script, ScriptContents, ScriptError};
 use super::tools::{Client, DUMP, Flavour, fitting, installed};
-use super::{MARIADB_SQL, MYSQL_SQL, check_extra_args};
+use super::watch::Watch;
+use super::{MARIADB_SQL, MYSQL_SQL, accounts, check_extra_args};
 use crate::command::waiting;
 use crate::tool::{Places, Waiting, stream};
 
@@ -40,14 +43,15 @@ impl MysqlDumper {
     pub fn new(config: &MysqlConfig) -> Result<Self> {
         check_extra_args(&config.extra_args)?;
         let mut connection = config.connection()?;
+        let patterns = |names: &[String]| names.iter().map(|name| Pattern::of_database(name)).collect();
         let scope = match (connection.database.take(), config.databases.as_slice(), config.all_databases) {
             (Some(name), [], false) if !name.is_empty() => {
                 connection.database = Some(name.clone());
                 Scope::One(name)
             }
-            (None, [], true) => Scope::All,
+            (None, [], true) => Scope::Several(Vec::new(), patterns(&config.exclude_databases)),
             (None, names @ [_, ..], false) => {
-                Scope::Some(names.iter().map(|name| Pattern::of_database(name)).collect())
+                Scope::Several(patterns(names), patterns(&config.exclude_databases))
             }
             (None, [], false) => {
                 return Err(wrong(
@@ -131,7 +135,7 @@ impl Dumper for MysqlDumper {
             versions: versions(&looked.server, &client),
             estimated_bytes: Some(sizes.sum()),
             items: looked.items(),
-            obstacles: looked.obstacles(),
+            obstacles: looked.obstacles(self.config.accounts),
             warnings: looked.warnings(&client, self.config.lock_all_tables),
         })
     }
@@ -139,10 +143,10 @@ impl Dumper for MysqlDumper {
     async fn dump(&self, cx: &Context, what: &Selection) -> Result<Dump> {
         let subject = self.connection.describe();
         cx.check(&subject)?;
-        let (_sql, looked, client) =
+        let (sql, looked, client) =
             self.look(cx).await.map_err(|error| error.about(&subject).at(Stage::Dump))?;
         if what.include.is_empty() {
-            looked.refuse_obstacles(&subject).map_err(|error| error.at(Stage::Dump))?;
+            looked.refuse_obstacles(&subject, self.config.accounts).map_err(|error| error.at(Stage::Dump))?;
         }
         for warning in looked.warnings(&client, self.config.lock_all_tables) {
             cx.report(Event::ToolLine(&warning));
@@ -153,6 +157,14 @@ impl Dumper for MysqlDumper {
         for table in &left_out {
             text.push_str(&line("ignore-table", &format!("{}.{}", table.database, table.name)));
         }
+        let watch = Watch::begin(cx, &sql, &looked, &left_out).await;
+        let watch = watch.map_err(|error| error.about(&subject).at(Stage::Dump))?;
+        let accounts = if self.config.accounts {
+            let statements = accounts::statements(cx, &sql, looked.server.flavour).await;
+            statements.map_err(|error| error.about(&subject).at(Stage::Dump))?
+        } else {
+            String::new()
+        };
         let started = |error: crate::tool::ToolError| Error::from(error).at(Stage::Dump);
         let file = OptionFile::new(&text).map_err(started)?;
         let mut options = self.options(&client, !what.include.is_empty());
@@ -163,6 +175,9 @@ impl Dumper for MysqlDumper {
             .arg("--")
             .args(&looked.databases);
         let output = stream(cx, &command, self.waiting, false).map_err(started)?;
+        if self.config.accounts {
+            options.push("accounts".to_owned());
+        }
         options.extend(what.include.iter().map(|pattern| format!("include={pattern}")));
         options.extend(what.exclude.iter().map(|pattern| format!("exclude={pattern}")));
         let (settler, report) = Settled::pending();
@@ -180,11 +195,15 @@ impl Dumper for MysqlDumper {
                 MysqlError::of_dump(error).about(&subject).at(Stage::Dump)
             }
         };
-        let refuse = move |error: ScriptError| {
-            let what = format!("the program ended well, but its dump is broken: {error}");
-            Error::new(ErrorKind::Tool, &*subject, what).at(Stage::Dump).with_source(error)
+        let reading = Reading {
+            cx: cx.clone(),
+            subject,
+            bytes: preceded(accounts, output.into_bytes(convert, || ())),
+            script: Script::new(),
+            told: Told::new(cx),
+            watch,
         };
-        let bytes = parsed(cx, output.into_bytes(convert, || ()), refuse, move |contents| {
+        let bytes = reading.into_stream(move |contents| {
             settler.settle(DumpReport { tables: contents.tables, ..facts });
         });
         let format = match client.flavour {
@@ -195,36 +214,86 @@ impl Dumper for MysqlDumper {
     }
 }
 
-/// The same bytes, with a clean end only where the dump ends: damage goes through `refuse`, `at_end`
-/// is told the contents just before the clean end.
-fn parsed(
-    cx: &Context,
+/// A text before a stream.
+fn preceded(text: String, bytes: ByteStream<Plain>) -> ByteStream<Plain> {
+    if text.is_empty() {
+        return bytes;
+    }
+    ByteStream::new(futures::stream::iter([Ok(Bytes::from(text))]).chain(bytes))
+}
+
+/// A dump on its way.
+struct Reading {
+    cx: Context,
+    subject: String,
     bytes: ByteStream<Plain>,
-    refuse: impl Fn(ScriptError) -> Error + Send + 'static,
-    at_end: impl FnOnce(ScriptContents) + Send + 'static,
-) -> ByteStream<Plain> {
-    let state = Some((bytes, Script::new(), Told::new(cx), refuse, at_end));
-    ByteStream::new(futures::stream::unfold(state, async |state| {
-        let (mut bytes, mut script, mut told, refuse, at_end) = state?;
-        match bytes.next().await {
-            Some(Ok(chunk)) => {
-                let read = script.push(&chunk, |script, _, _, _| {
-                    told.look(script);
-                    Ok::<_, ScriptError>(())
-                });
-                match read {
-                    Ok(()) => Some((Ok(chunk), Some((bytes, script, told, refuse, at_end)))),
-                    Err(error) => Some((Err(refuse(error)), None)),
-                }
+    script: Script,
+    told: Told,
+    watch: Watch,
+}
+
+impl Reading {
+    fn fail(&self, error: MysqlError) -> Error {
+        error.about(&self.subject).at(Stage::Dump)
+    }
+
+    /// The next bytes. `None` only where the dump ends, and every table kept its form until its rows
+    /// were read.
+    async fn next(&mut self) -> Option<Result<Bytes>> {
+        let chunk = match self.bytes.next().await? {
+            Ok(chunk) => chunk,
+            Err(error) => return Some(Err(error)),
+        };
+        let (told, watch) = (&mut self.told, &mut self.watch);
+        let read = self.script.push(&chunk, |script, _, _, _| {
+            if let Some(table) = told.look(script) {
+                watch.passed(table);
             }
-            Some(Err(error)) => Some((Err(error), None)),
-            None => match script.finish() {
-                Ok(contents) => {
-                    at_end(contents);
-                    None
-                }
-                Err(error) => Some((Err(refuse(error)), None)),
-            },
+            Ok::<_, ScriptError>(())
+        });
+        if let Err(error) = read {
+            return Some(Err(self.broken(error)));
         }
-    }))
+        if self.watch.is_due()
+            && let Err(error) = self.watch.compare(&self.cx).await
+        {
+            return Some(Err(self.fail(error)));
+        }
+        Some(Ok(chunk))
+    }
+
+    /// After the clean end of the program.
+    async fn finish(self) -> Result<ScriptContents> {
+        let Self { cx, subject, script, watch, .. } = self;
+        let contents = script.finish().map_err(|error| broken(&subject, error))?;
+        watch.finish(&cx).await.map_err(|error| error.about(&subject).at(Stage::Dump))?;
+        Ok(contents)
+    }
+
+    fn broken(&self, error: ScriptError) -> Error {
+        broken(&self.subject, error)
+    }
+
+    fn into_stream(self, at_end: impl FnOnce(ScriptContents) + Send + 'static) -> ByteStream<Plain> {
+        let state = Some((self, at_end));
+        ByteStream::new(futures::stream::unfold(state, async |state| {
+            let (mut reading, at_end) = state?;
+            match reading.next().await {
+                Some(Ok(chunk)) => Some((Ok(chunk), Some((reading, at_end)))),
+                Some(Err(error)) => Some((Err(error), None)),
+                None => match reading.finish().await {
+                    Ok(contents) => {
+                        at_end(contents);
+                        None
+                    }
+                    Err(error) => Some((Err(error), None)),
+                },
+            }
+        }))
+    }
+}
+
+fn broken(subject: &str, error: ScriptError) -> Error {
+    let what = format!("the program ended well, but its dump is broken: {error}");
+    Error::new(ErrorKind::Tool, subject, what).at(Stage::Dump).with_source(error)
 }

@@ -75,6 +75,13 @@ impl MysqlError {
         let Some((code, line)) = reason(said) else { return Self::Tool(error) };
         let has = |needle: &str| said.contains(needle);
         match code {
+            // A connection that was cut in the middle: TLS says so in its own words.
+            2026 if ["unexpected eof", "when dumping table", "reset by peer", "Broken pipe"]
+                .into_iter()
+                .any(has) =>
+            {
+                Self::Unreachable(line)
+            }
             1045 | 1698 | 1862 | 1820 | 1821 | 3118 | 4151 => Self::Credentials(line),
             // Access to a database that is not there is refused, too, to those who may not look.
             1044 | 1142 | 1143 | 1227 | 1370 | 1410 | 1419 | 1449 | 3716 | 4092 => Self::Permission(line),
@@ -259,6 +266,10 @@ mod tests {
             (
                 "ERROR 2026 (HY000): TLS/SSL error: self-signed certificate in certificate chain",
                 ErrorKind::Denied,
+            ),
+            (
+                "mariadb-dump: Error 2026: TLS/SSL error: unexpected eof while reading when dumping table `t` at row: 1811",
+                ErrorKind::Unavailable,
             ),
             ("ERROR 1142 (42000): SELECT command denied", ErrorKind::Denied),
             (

@@ -27,14 +27,16 @@ impl Told {
         Self { cx: cx.clone(), told: None }
     }
 
-    pub(super) fn look(&mut self, script: &Script) {
+    /// Gives the table whose rows ended, when another or none has begun.
+    pub(super) fn look(&mut self, script: &Script) -> Option<(String, String)> {
         let table = script.table();
-        if table != self.told.as_ref() {
-            self.told = table.cloned();
-            if let Some((database, name)) = table {
-                self.cx.report(Event::Table(&super::names::qualified(database, name)));
-            }
+        if table == self.told.as_ref() {
+            return None;
         }
+        if let Some((database, name)) = table {
+            self.cx.report(Event::Table(&super::names::qualified(database, name)));
+        }
+        std::mem::replace(&mut self.told, table.cloned())
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) struct Table {
     pub(super) database: String,
     pub(super) name: String,
     pub(super) view: bool,
+    sequence: bool,
     pub(super) engine: String,
     pub(super) rows: Option<u64>,
     pub(super) bytes: Option<u64>,
@@ -113,8 +114,8 @@ async fn grants(cx: &Context, sql: &Sql, flavour: Flavour) -> Result<Grants, Mys
 #[derive(Debug, Clone)]
 pub(super) enum Scope {
     One(String),
-    Some(Vec<Pattern>),
-    All,
+    /// Those that fit one of the first and none of the second; without a first, all.
+    Several(Vec<Pattern>, Vec<Pattern>),
 }
 
 impl Looked {
@@ -130,11 +131,15 @@ impl Looked {
         let own = |name: &String| !SYSTEM.iter().any(|system| name.eq_ignore_ascii_case(system));
         let databases: Vec<String> = match scope {
             Scope::One(name) => all.into_iter().filter(|found| found == name).collect(),
-            Scope::Some(patterns) => {
-                let wanted = |name: &String| patterns.iter().any(|pattern| pattern.matches_database(name));
-                all.into_iter().filter(|name| own(name) && wanted(name)).collect()
+            Scope::Several(include, exclude) => {
+                let fits = |patterns: &[Pattern], name: &str| {
+                    patterns.iter().any(|pattern| pattern.matches_database(name))
+                };
+                let wanted = |name: &String| {
+                    own(name) && (include.is_empty() || fits(include, name)) && !fits(exclude, name)
+                };
+                all.into_iter().filter(wanted).collect()
             }
-            Scope::All => all.into_iter().filter(own).collect(),
         };
         if databases.is_empty() {
             let name = match scope {
@@ -148,7 +153,7 @@ impl Looked {
     }
 
     /// Everything that would make a dump fail later, or leave something out of it silently.
-    pub(super) fn obstacles(&self) -> Vec<Obstacle> {
+    pub(super) fn obstacles(&self, accounts: bool) -> Vec<Obstacle> {
         let mut missing: BTreeMap<Vec<&str>, Vec<&str>> = BTreeMap::new();
         for database in &self.databases {
             let lacks = self.server.grants.missing(database);
@@ -172,6 +177,12 @@ impl Looked {
                     format!("GRANT {} ON {}.* TO {account};", privileges.join(", "), identifier(&pattern)),
                 ));
             }
+        }
+        if accounts && !self.server.grants.on_database("SELECT", "mysql") {
+            obstacles.push(Obstacle::new(
+                format!("user {} may not read the accounts of the server", self.server.user),
+                format!("GRANT SELECT ON `mysql`.* TO {account};"),
+            ));
         }
         obstacles
     }
@@ -242,8 +253,8 @@ impl Looked {
     }
 
     /// Refuses a dump of everything that would leave something out.
-    pub(super) fn refuse_obstacles(&self, subject: &str) -> Result<()> {
-        let obstacles = self.obstacles();
+    pub(super) fn refuse_obstacles(&self, subject: &str, accounts: bool) -> Result<()> {
+        let obstacles = self.obstacles(accounts);
         if obstacles.is_empty() {
             return Ok(());
         }
@@ -284,7 +295,7 @@ impl Looked {
 
     /// Tables as a probe lists them.
     pub(super) fn items(&self) -> Vec<ProbeItem> {
-        let tables = self.tables.iter().filter(|table| !table.view);
+        let tables = self.tables.iter().filter(|table| table.has_rows());
         tables
             .map(|table| ProbeItem {
                 name: table.qualified(),
@@ -300,9 +311,18 @@ impl Table {
         qualified(&self.database, &self.name)
     }
 
+    pub(super) fn key(&self) -> (String, String) {
+        (self.database.clone(), self.name.clone())
+    }
+
+    /// Whether it is a table with rows of its own.
+    pub(super) fn has_rows(&self) -> bool {
+        !self.view && !self.sequence
+    }
+
     fn is_unprotected(&self) -> bool {
         let among = |engines: &[&str]| engines.iter().any(|engine| self.engine.eq_ignore_ascii_case(engine));
-        !self.view && !self.engine.is_empty() && !among(&TRANSACTIONAL) && !among(&WITHOUT_ROWS)
+        self.has_rows() && !self.engine.is_empty() && !among(&TRANSACTIONAL) && !among(&WITHOUT_ROWS)
     }
 }
 
@@ -323,6 +343,7 @@ fn table(row: Row) -> Result<Table, MysqlError> {
         .map_err(|row| MysqlError::Answer(format!("a list of tables with {} columns", row.len())))?;
     Ok(Table {
         view: kind.contains("VIEW"),
+        sequence: kind == "SEQUENCE",
         rows: rows.parse().ok(),
         bytes: bytes.parse().ok(),
         database,

@@ -8,6 +8,7 @@
 //!
 //! Passwords and selections reach the programs by an option file in memory, nothing by argument.
 
+mod accounts;
 mod config;
 mod dump;
 mod error;
@@ -20,6 +21,7 @@ mod query;
 mod restore;
 mod script;
 mod tools;
+mod watch;
 
 use backup_core::{Error, ErrorKind, Result};
 
@@ -40,7 +42,7 @@ pub const MYSQL_SQL: &str = "mysql-sql";
 /// Only long options with their value in the same word are taken: a bare word would be a database's
 /// name, and a cluster of letters can hide anything.
 pub(crate) fn check_extra_args(args: &[String]) -> Result<()> {
-    const OWN: [&str; 44] = [
+    const OWN: [&str; 46] = [
         "add-drop-database",
         "all-databases",
         "apply-replica-statements",
@@ -65,10 +67,12 @@ pub(crate) fn check_extra_args(args: &[String]) -> Result<()> {
         "host",
         "html",
         "ignore-error",
+        "ignore-table",
         "init-command",
         "log-error",
         "login-path",
         "no-create-db",
+        "no-create-info",
         "no-defaults",
         "opt",
         "password",

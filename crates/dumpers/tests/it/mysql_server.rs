@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use dumpers::Secret;
 use dumpers::mysql::MysqlConfig;
@@ -94,6 +94,14 @@ impl Server {
         client
     }
 
+    /// A session that runs these statements until it is dropped.
+    pub(crate) fn session(&self, database: &str, statements: &str) -> Session {
+        let mut client = self.client(database).stdout(Stdio::null()).spawn().expect("a client is installed");
+        let mut input = client.stdin.take().expect("piped");
+        input.write_all(statements.as_bytes()).expect("the client reads");
+        Session { client, _input: input }
+    }
+
     /// The names of the databases that begin like this.
     pub(crate) fn databases(&self, prefix: &str) -> Vec<String> {
         let names = self.sql("information_schema", "SELECT SCHEMA_NAME FROM SCHEMATA ORDER BY 1");
@@ -110,6 +118,20 @@ impl Server {
     /// A name for a restore; the database is dropped with the value if it came to be.
     pub(crate) fn free_name(&self, name: &str) -> Database {
         Database { server: self.clone(), name: unique(name) }
+    }
+}
+
+/// An open session; its program is ended with the value.
+#[derive(Debug)]
+pub(crate) struct Session {
+    client: Child,
+    _input: ChildStdin,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.client.kill();
+        let _ = self.client.wait();
     }
 }
 

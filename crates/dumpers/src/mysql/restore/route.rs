@@ -85,7 +85,7 @@ pub(super) fn routed(
         match bytes.next().await {
             Some(Ok(chunk)) => {
                 let pushed = script.push(&chunk, |script, unit, text, ends| {
-                    told.look(script);
+                    let _ = told.look(script);
                     router.take(&chunk, unit, &text, ends)
                 });
                 let parts: Vec<_> = match pushed {
