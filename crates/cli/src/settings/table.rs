@@ -492,7 +492,6 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
     ),
     field("binlog_position", Kind::Switch, "MySQL, dump: note the position in the binary log, as a comment."),
     field("hex_blob", Kind::Switch, "MySQL, dump: binary columns as hexadecimal digits."),
-    field("path", Kind::Path, "SQLite: the database file."),
     field(
         "memory_limit",
         Kind::Number,

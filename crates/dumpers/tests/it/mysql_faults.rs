@@ -461,12 +461,9 @@ async fn accounts_come_along(server: Server) {
             quoted(&source.name)
         ),
     );
-    {
-        server.sql(
-            "mysql",
-            &format!("CREATE ROLE {0}; GRANT {0} TO {account}; GRANT INSERT ON *.* TO {0};", quoted(&team)),
-        );
-    }
+    let roles =
+        format!("CREATE ROLE {0}; GRANT {0} TO {account}; GRANT INSERT ON *.* TO {0};", quoted(&team));
+    server.sql("mysql", &roles);
     let config = MysqlConfig { accounts: true, ..source.config() };
     let whole = dump_of(&config).await;
     let show = format!("SHOW CREATE USER {account}; SHOW GRANTS FOR {account};");
@@ -480,9 +477,7 @@ async fn accounts_come_along(server: Server) {
     restore(&MysqlConfig { accounts: true, ..target.config() }, &whole, false).await.unwrap();
     assert_eq!(server.sql("mysql", &show), before);
     server.sql("mysql", &format!("DROP USER {account}"));
-    {
-        server.sql("mysql", &format!("DROP ROLE {}", quoted(&team)));
-    }
+    server.sql("mysql", &format!("DROP ROLE {}", quoted(&team)));
 }
 
 #[tokio::test]
