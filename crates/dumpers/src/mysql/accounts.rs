@@ -10,40 +10,16 @@ use super::tools::Flavour;
 /// Accounts that every server makes for itself.
 const OWN: [&str; 4] = ["mysql.sys", "mysql.session", "mysql.infoschema", "mariadb.sys"];
 
-/// How often the accounts are read again when one of them goes away meanwhile.
-const ATTEMPTS: usize = 5;
-
 /// Statements that make every account that is missing, and grant what each was granted. An account
 /// that is there keeps its password.
 pub(super) async fn statements(cx: &Context, sql: &Sql, flavour: Flavour) -> Result<String, MysqlError> {
-    let mut attempts = ATTEMPTS;
-    loop {
-        attempts -= 1;
-        match read(cx, sql, flavour).await {
-            Err(MysqlError::Tool(error)) if attempts > 0 && is_gone(error.stderr()) => {}
-            outcome => return outcome,
-        }
-    }
-}
-
-/// Whether an account was dropped after it was listed.
-fn is_gone(said: &str) -> bool {
-    ["ERROR 1133 ", "ERROR 1141 ", "ERROR 1396 ", "ERROR 3162 "].iter().any(|code| said.contains(code))
-}
-
-async fn read(cx: &Context, sql: &Sql, flavour: Flavour) -> Result<String, MysqlError> {
     let role = match flavour {
         Flavour::MariaDb => "is_role",
         // Its roles are accounts without a password.
         Flavour::MySql => "'N'",
     };
     let list = format!("SELECT User, Host, {role} FROM mysql.user ORDER BY 3 DESC, 1, 2");
-    let (mut creates, mut ask) = (String::new(), String::new());
-    if flavour == Flavour::MySql {
-        // Hashes are bytes of any value.
-        ask.push_str("SET SESSION print_identified_with_as_hex = ON;\n");
-    }
-    let (mut users, mut grants) = (String::new(), String::new());
+    let (mut creates, mut granted, mut later) = (String::new(), String::new(), String::new());
     for row in sql.ask(cx, &list).await? {
         let [user, host, is_role] = row.as_slice() else {
             return Err(MysqlError::Answer("a list of accounts".to_owned()));
@@ -52,38 +28,55 @@ async fn read(cx: &Context, sql: &Sql, flavour: Flavour) -> Result<String, Mysql
         if OWN.contains(&&**user) || (user == "root" && host == "localhost") {
             continue;
         }
-        let account = if is_role == "Y" {
-            if user != "PUBLIC" {
-                creates.push_str(&format!("CREATE ROLE IF NOT EXISTS {};\n", identifier(user)));
-            }
-            if user == "PUBLIC" { user.clone() } else { identifier(user) }
-        } else {
-            let account = format!("{}@{}", identifier(user), identifier(host));
-            users.push_str(&format!("SHOW CREATE USER {account};\n"));
-            account
+        let role = is_role == "Y";
+        let account = match (role, user.as_str()) {
+            (true, "PUBLIC") => user.clone(),
+            (true, _) => identifier(user),
+            (false, _) => format!("{}@{}", identifier(user), identifier(host)),
         };
-        grants.push_str(&format!("SHOW GRANTS FOR {account};\n"));
-    }
-    let (mut later, mut granted) = (String::new(), String::new());
-    for row in sql.ask(cx, &format!("{ask}{users}")).await? {
-        let statement = row.into_iter().next().unwrap_or_default();
-        let Some(rest) = statement.strip_prefix("CREATE USER ") else { continue };
-        let (rest, default) = without_default_role(rest);
-        creates.push_str(&format!("CREATE USER IF NOT EXISTS {rest};\n"));
-        if let Some(roles) = default {
-            let account = account_of(rest.as_str());
-            later.push_str(&format!("SET DEFAULT ROLE {roles} TO {account};\n"));
+        if role && user != "PUBLIC" {
+            creates.push_str(&format!("CREATE ROLE IF NOT EXISTS {account};\n"));
         }
-    }
-    for row in sql.ask(cx, &grants).await? {
-        let statement = row.into_iter().next().unwrap_or_default();
-        if statement.starts_with("GRANT ") || statement.starts_with("REVOKE ") {
-            granted.push_str(&format!("{};\n", without_password(&statement)));
-        } else if statement.starts_with("SET DEFAULT ROLE ") {
-            later.push_str(&format!("{statement};\n"));
+        let mut ask = String::new();
+        if flavour == Flavour::MySql {
+            // Hashes are bytes of any value.
+            ask.push_str("SET SESSION print_identified_with_as_hex = ON;\n");
+        }
+        if !role {
+            ask.push_str(&format!("SHOW CREATE USER {account};\n"));
+        }
+        ask.push_str(&format!("SHOW GRANTS FOR {account}"));
+        let shown = match sql.ask(cx, &ask).await {
+            // Dropped meanwhile, or named by a host that a server without name resolution passes over.
+            Err(MysqlError::Tool(error)) if is_gone(error.stderr()) => {
+                creates.push_str(&format!(
+                    "-- Not in force, left out: {}\n",
+                    account.replace(['\n', '\r'], " ")
+                ));
+                continue;
+            }
+            shown => shown?,
+        };
+        for statement in shown.into_iter().filter_map(|row| row.into_iter().next()) {
+            if let Some(rest) = statement.strip_prefix("CREATE USER ") {
+                let (rest, default) = without_default_role(rest);
+                creates.push_str(&format!("CREATE USER IF NOT EXISTS {rest};\n"));
+                if let Some(roles) = default {
+                    later.push_str(&format!("SET DEFAULT ROLE {roles} TO {account};\n"));
+                }
+            } else if statement.starts_with("GRANT ") || statement.starts_with("REVOKE ") {
+                granted.push_str(&format!("{};\n", without_password(&statement)));
+            } else if statement.starts_with("SET DEFAULT ROLE ") {
+                later.push_str(&format!("{statement};\n"));
+            }
         }
     }
     Ok(format!("-- Strongroom: accounts\n{creates}{granted}{later}-- Strongroom: end of accounts\n"))
+}
+
+/// Whether there is no such account.
+fn is_gone(said: &str) -> bool {
+    ["ERROR 1133 ", "ERROR 1141 ", "ERROR 1396 ", "ERROR 3162 "].iter().any(|code| said.contains(code))
 }
 
 /// MariaDB repeats the password in a grant, where it would replace that of an account that is there.
@@ -105,12 +98,6 @@ fn without_default_role(statement: &str) -> (String, Option<String>) {
     }
 }
 
-/// `` `user`@`host` `` at the beginning of a statement.
-fn account_of(statement: &str) -> &str {
-    let end = statement.find(" IDENTIFIED ").or_else(|| statement.find(" REQUIRE "));
-    &statement[..end.unwrap_or(statement.len())]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +111,5 @@ mod tests {
         let (statement, roles) = without_default_role(create);
         assert_eq!(statement, "`u`@`%` IDENTIFIED WITH 'x' AS 0x24 REQUIRE NONE PASSWORD EXPIRE DEFAULT");
         assert_eq!(roles.as_deref(), Some("`r`@`%`"));
-        assert_eq!(account_of(&statement), "`u`@`%`");
     }
 }
