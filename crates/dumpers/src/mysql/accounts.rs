@@ -25,7 +25,7 @@ pub(super) async fn statements(cx: &Context, sql: &Sql, flavour: Flavour) -> Res
             return Err(MysqlError::Answer("a list of accounts".to_owned()));
         };
         // The administrator of a server stays its own.
-        if OWN.contains(&&**user) || (user == "root" && host == "localhost") {
+        if OWN.contains(&&**user) || user == "root" {
             continue;
         }
         let role = is_role == "Y";
