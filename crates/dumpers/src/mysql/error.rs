@@ -92,7 +92,9 @@ impl MysqlError {
             _ if has("No space left on device")
                 || has("Errcode: 28")
                 || has("error: 28")
-                || has("error 28") =>
+                || has("error 28")
+                || has("errno: 28")
+                || has("errno: 135") =>
             {
                 Self::Full(line)
             }
