@@ -163,7 +163,7 @@ pub(crate) fn refuse_password(url: &str, argument: &str) -> Outcome {
             argument,
             "holds a password, which every user of this machine could read in the process list",
             "leave it out of the URL and pass --set password_file=FILE or the variable that the database's own programs \
-             read (PGPASSWORD, MYSQL_PWD, REDISCLI_AUTH), or write a table with password_file into the configuration",
+             read (PGPASSWORD, MYSQL_PWD, REDISCLI_AUTH; for MongoDB MONGODB_PASSWORD), or write a table with password_file into the configuration",
         ));
     }
     Ok(())

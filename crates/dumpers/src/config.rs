@@ -10,6 +10,7 @@ use crate::command::{CommandConfig, CommandDumper, CommandRestorer};
 use crate::files::FileRestorer;
 use crate::firestore::{FirestoreConfig, FirestoreDumper, FirestoreInspector, FirestoreRestorer};
 use crate::folder::{FolderConfig, FolderDumper, FolderRestorer, TarInspector};
+use crate::mongodb::{MongoConfig, MongoDumper, MongoInspector, MongoRestorer};
 use crate::mysql::{MysqlConfig, MysqlDumper, MysqlInspector, MysqlRestorer};
 use crate::postgres::{
     ParallelInspector, PostgresClusterDumper, PostgresClusterInspector, PostgresConfig, PostgresDumper,
@@ -41,6 +42,8 @@ pub enum SourceConfig {
     Redis(RedisConfig),
     /// A Firestore database.
     Firestore(FirestoreConfig),
+    /// A MongoDB server, or one database of it.
+    Mongodb(MongoConfig),
     /// Any program's output.
     Command(CommandConfig),
     /// Our own standard input.
@@ -67,6 +70,8 @@ pub enum TargetConfig {
     Redis(RedisConfig),
     /// A Firestore database, or a document of one to restore below.
     Firestore(FirestoreConfig),
+    /// A MongoDB server, or one database of it.
+    Mongodb(MongoConfig),
     /// Any program's input.
     Command(CommandConfig),
     /// A file that gets the dump as it is.
@@ -94,12 +99,14 @@ impl SourceConfig {
             Scheme::Files => path_of(url, "files:").map(|path| Self::Files(FolderConfig::new(path))),
             Scheme::Redis => RedisConfig::from_url(url).map(Self::Redis),
             Scheme::Firestore => FirestoreConfig::from_url(url).map(Self::Firestore),
+            Scheme::Mongodb => MongoConfig::from_url(url).map(Self::Mongodb),
             Scheme::Stdin => Ok(Self::Stdin(StdinConfig::default())),
             Scheme::File | Scheme::Other => Err(unknown(
                 "source",
                 url,
-                "postgresql://user@host/database, mysql://user@host/database, sqlite:path, redis://user@host, files:folder, \
-                 firestore://project/database or - for standard input",
+                "postgresql://user@host/database, mysql://user@host/database, sqlite:path, files:folder, \
+                 mongodb://user@host/database, redis://user@host, firestore://project/database or - for \
+                 standard input",
             )),
         }
     }
@@ -114,6 +121,7 @@ impl SourceConfig {
             Self::Sqlite(config) => config.path.file_stem()?.to_string_lossy().into_owned(),
             Self::Files(config) => config.path.file_name()?.to_string_lossy().into_owned(),
             Self::Redis(config) => config.default_name()?,
+            Self::Mongodb(config) => config.default_name()?,
             Self::Command(config) => {
                 let program = PathBuf::from(config.argv.first()?);
                 program.file_stem()?.to_string_lossy().into_owned()
@@ -141,9 +149,11 @@ impl TargetConfig {
             Scheme::Files => path_of(url, "files:").map(|path| Self::Files(FolderConfig::new(path))),
             Scheme::Redis => RedisConfig::from_url(url).map(Self::Redis),
             Scheme::Firestore => FirestoreConfig::from_url(url).map(Self::Firestore),
+            Scheme::Mongodb => MongoConfig::from_url(url).map(Self::Mongodb),
             Scheme::File => path_of(url, "file:").map(|path| Self::File(FileConfig { path })),
             Scheme::Stdin | Scheme::Other => {
-                let usable = "postgresql://user@host/new_database, mysql://user@host/new_database, sqlite:path, redis://user@host, files:folder, \
+                let usable = "postgresql://user@host/new_database, mysql://user@host/new_database, sqlite:path, \
+                    files:folder, mongodb://user@host/new_database, redis://user@host, \
                     firestore://project/database or file:path";
                 Err(unknown("target", url, usable))
             }
@@ -164,6 +174,7 @@ pub fn keys_of_url(url: &str) -> Result<Vec<(&'static str, String)>> {
         Scheme::Files => vec![("type", "files".to_owned()), ("path", path("files:")?)],
         Scheme::Redis => vec![("type", "redis".to_owned()), ("url", url.to_owned())],
         Scheme::Firestore => vec![("type", "firestore".to_owned()), ("url", url.to_owned())],
+        Scheme::Mongodb => vec![("type", "mongodb".to_owned()), ("url", url.to_owned())],
         Scheme::File => vec![("type", "file".to_owned()), ("path", path("file:")?)],
         Scheme::Stdin => vec![("type", "stdin".to_owned())],
         Scheme::Other => return Err(unknown("url", url, "that of a database")),
@@ -186,6 +197,7 @@ pub fn open_source(config: &SourceConfig) -> Result<Arc<dyn Dumper>> {
         SourceConfig::Files(config) => Arc::new(FolderDumper::new(config)),
         SourceConfig::Redis(config) => Arc::new(RedisDumper::new(config)?),
         SourceConfig::Firestore(config) => Arc::new(FirestoreDumper::new(config)?),
+        SourceConfig::Mongodb(config) => Arc::new(MongoDumper::new(config)?),
         SourceConfig::Command(config) => Arc::new(CommandDumper::new(config.clone())),
         SourceConfig::Stdin(config) => Arc::new(StdinDumper::new(config.clone())),
     })
@@ -203,6 +215,7 @@ pub fn open_target(config: &TargetConfig) -> Result<Arc<dyn Restorer>> {
         TargetConfig::Files(config) => Arc::new(FolderRestorer::new(config)),
         TargetConfig::Redis(config) => Arc::new(RedisRestorer::new(config)?),
         TargetConfig::Firestore(config) => Arc::new(FirestoreRestorer::new(config)?),
+        TargetConfig::Mongodb(config) => Arc::new(MongoRestorer::new(config)?),
         TargetConfig::Command(config) => Arc::new(CommandRestorer::new(config.clone())),
         TargetConfig::File(config) => Arc::new(FileRestorer::new(&config.path)),
     })
@@ -221,6 +234,7 @@ pub fn inspectors() -> Vec<Arc<dyn Inspector>> {
         Arc::new(RdbInspector),
         Arc::new(FirestoreInspector),
         Arc::new(TarInspector),
+        Arc::new(MongoInspector),
     ]
 }
 
@@ -231,6 +245,7 @@ enum Scheme {
     Files,
     Redis,
     Firestore,
+    Mongodb,
     File,
     Stdin,
     Other,
@@ -243,6 +258,7 @@ impl Scheme {
             Some("mysql" | "mariadb") => Self::Mysql,
             Some("sqlite") => Self::Sqlite,
             Some("firestore") => Self::Firestore,
+            Some("mongodb" | "mongodb+srv") => Self::Mongodb,
             Some("file") => Self::File,
             Some("files") => Self::Files,
             Some(_) if RedisConfig::is_url(url) => Self::Redis,

@@ -13,6 +13,7 @@ pub mod files;
 pub mod firestore;
 pub mod folder;
 mod leftovers;
+pub mod mongodb;
 pub mod mysql;
 pub mod postgres;
 mod produce;

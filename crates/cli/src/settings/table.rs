@@ -279,13 +279,13 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
     field(
         "url",
         Kind::Text,
-        "The database: `postgres://user@host/db`, `mysql://user@host/db`, `sqlite:FILE`, `redis://user@host`, `firestore://project/database` or \
+        "The database: `postgres://user@host/db`, `mysql://user@host/db`, `sqlite:FILE`, `mongodb://user@host/db`, `redis://user@host`, `firestore://project/database` or \
          `files:FOLDER`.",
     ),
     field(
         "type",
         Kind::Text,
-        "Instead of a URL: `postgresql`, `mysql`, `sqlite`, `redis`, `firestore`, `files`, `command` or `stdin`, and the keys of that kind.",
+        "Instead of a URL: `postgresql`, `mysql`, `sqlite`, `mongodb`, `redis`, `firestore`, `files`, `command` or `stdin`, and the keys of that kind.",
     ),
     field(
         "stall_seconds",
@@ -295,15 +295,19 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
     field(
         "host",
         Kind::Text,
-        "PostgreSQL: the server, or the folder of its socket. MySQL: the server. Redis: the server, or its socket.",
+        "PostgreSQL: the server, or the folder of its socket. MySQL: the server. Redis: the server, or its socket. MongoDB: the server, or several separated by commas.",
     ),
-    field("port", Kind::Text, "PostgreSQL, MySQL, Redis: the port."),
-    field("user", Kind::Text, "PostgreSQL, MySQL, Redis: the user."),
-    field("dbname", Kind::Text, "PostgreSQL, MySQL: the database."),
+    field("port", Kind::Text, "PostgreSQL, MySQL, MongoDB, Redis: the port."),
+    field("user", Kind::Text, "PostgreSQL, MySQL, MongoDB, Redis: the user."),
+    field(
+        "dbname",
+        Kind::Text,
+        "PostgreSQL, MySQL, MongoDB: the database. Without it MongoDB gives all of them.",
+    ),
     field(
         "password_file",
         Kind::Path,
-        "PostgreSQL, MySQL, Redis: the file whose first line is the password.",
+        "PostgreSQL, MySQL, MongoDB, Redis: the file whose first line is the password.",
     ),
     field("passfile", Kind::Path, "PostgreSQL: a password file in libpq's form."),
     field("service", Kind::Text, "PostgreSQL: a name in libpq's service file."),
@@ -315,9 +319,13 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
     field(
         "sslrootcert",
         Kind::Path,
-        "PostgreSQL, MySQL, Redis: certificates to trust, PEM. For Redis it turns TLS on.",
+        "PostgreSQL, MySQL, MongoDB, Redis: certificates to trust, PEM. For MongoDB and Redis it turns TLS on.",
     ),
-    field("sslcert", Kind::Path, "PostgreSQL, MySQL, Redis: the client's certificate, PEM."),
+    field(
+        "sslcert",
+        Kind::Path,
+        "PostgreSQL, MySQL, Redis: the client's certificate, PEM. MongoDB: with its private key in the same file.",
+    ),
     field("sslkey", Kind::Path, "PostgreSQL, MySQL, Redis: the client's private key."),
     field(
         "tool_dirs",
@@ -405,6 +413,30 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
         Kind::Switch,
         "PostgreSQL, restore: first drop databases that restores left unfinished a day ago or more.",
     ),
+    field("tls", Kind::Switch, "MongoDB: encrypt the connection. Default: as the URL says."),
+    field(
+        "auth_database",
+        Kind::Text,
+        "MongoDB: the database that knows the user (`authSource`). Default: that of the URL, or `admin`.",
+    ),
+    field(
+        "auth_mechanism",
+        Kind::Text,
+        "MongoDB: `SCRAM-SHA-256`, `SCRAM-SHA-1`, `MONGODB-X509` or `PLAIN`. Default: negotiated.",
+    ),
+    field("replica_set", Kind::Text, "MongoDB: the name of the replica set."),
+    field(
+        "consistency",
+        Kind::Text,
+        "MongoDB, dump: `snapshot`, `oplog`, `none`, or `auto` (default): the first of these that the server has, and \
+         never `none`.",
+    ),
+    field("users", Kind::Switch, "MongoDB: users and roles of the server too. Default no."),
+    field(
+        "rename",
+        Kind::List,
+        "MongoDB, restore: other names, each as `db=new` or `db.collection=new.name`, where `*` stands for any text.",
+    ),
     field(
         "replace",
         Kind::Switch,
@@ -426,7 +458,7 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
     field(
         "parallel",
         Kind::Number,
-        "Firestore: collections that are read, or batches that are written, at the same time, 1 to 16. Default 4.",
+        "Firestore, MongoDB: collections that are read, or batches that are written, at the same time, 1 to 16. Default 4.",
     ),
     field(
         "retry_seconds",
