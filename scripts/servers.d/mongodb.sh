@@ -13,7 +13,7 @@ mongodb_start() {
     # The first start makes the user, the second asks for it.
     mongodb_serve "$folder" --port "$port"
     STRONGROOM_TEST_MONGODB_URL=mongodb://127.0.0.1:$port/ retry 30 mongodb_answers
-    MONGODB_PASSWORD=$password "$cache/venv/bin/python" - "$port" <<'PY'
+    MONGODB_PASSWORD=$password "$venv/bin/python" - "$port" <<'PY'
 import os, sys, pymongo
 admin = pymongo.MongoClient(f"mongodb://127.0.0.1:{sys.argv[1]}/").admin
 admin.command("createUser", "strongroom", pwd=os.environ["MONGODB_PASSWORD"], roles=["root"])
@@ -23,20 +23,20 @@ PY
     mongodb_serve "$folder" --port "$port" --auth
     retry 30 mongodb_answers
     # Servers that a test starts, and kills, itself.
-    give MONGODB_SERVER "$cache/venv/bin/secantusd-py"
+    give MONGODB_SERVER "$venv/bin/secantusd-py"
 }
 
 # mongodb_serve FOLDER ARGUMENT...
 mongodb_serve() {
     local folder=$1
     shift
-    setsid "$cache/venv/bin/secantusd-py" --host 127.0.0.1 --storage-path "$folder/data" --cache-size 256M \
+    setsid "$venv/bin/secantusd-py" --host 127.0.0.1 --storage-path "$folder/data" --cache-size 256M \
         --session-max 300 --log-level ERROR "$@" >"$folder/log" 2>&1 &
     mongodb_pid=$!
 }
 
 mongodb_answers() {
-    "$cache/venv/bin/python" - <<'PY'
+    "$venv/bin/python" - <<'PY'
 import os, pymongo
 url = os.environ["STRONGROOM_TEST_MONGODB_URL"]
 server = pymongo.MongoClient(url, serverSelectionTimeoutMS=3000)
