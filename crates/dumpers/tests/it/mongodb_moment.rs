@@ -12,7 +12,7 @@ use futures::TryStreamExt as _;
 use mongodb::Database;
 use mongodb::bson::{Document, doc};
 
-use crate::mongodb::{config, contents, database, dump, restore};
+use crate::mongodb::{config, contents, database, dump, names, restore};
 
 const ACCOUNTS: i32 = 24;
 const BALANCE: i32 = 100;
@@ -158,8 +158,7 @@ async fn changes_of_the_catalogue_during_the_dump_are_repeated() {
     .await;
     let target = database("catalogue_restored").await;
     restore(&config(target.name()), &archive, false).await.unwrap();
-    let mut names = target.list_collection_names().await.unwrap();
-    names.sort();
+    let names = names(&target).await;
     assert_eq!(names, ["accounts", "new", "receipts", "transfers"]);
     assert_eq!(all(&target, "new").await.len(), 9);
     for name in &names {
@@ -211,8 +210,7 @@ async fn a_renaming_or_a_drop_during_the_dump_is_an_error_or_in_the_copy() {
             assert!(!rename, "a dump during a renaming ended cleanly");
             let target = database("without").await;
             restore(&config(target.name()), &read.freeze(), false).await.unwrap();
-            let mut names = target.list_collection_names().await.unwrap();
-            names.sort();
+            let names = names(&target).await;
             assert_eq!(names, ["receipts", "transfers"]);
             target.drop().await.unwrap();
         }

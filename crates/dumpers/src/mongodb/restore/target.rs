@@ -295,26 +295,9 @@ impl Targets {
             }
         }
         self.merge_users(cx, server).await?;
-        self.sweep(cx, server).await?;
         // Nothing is to be dropped any more.
         for target in &mut self.entries {
             target.state = State::Absent;
-        }
-        Ok(())
-    }
-
-    /// Drops what still has a temporary name of this run: some servers list a collection under its old
-    /// name, empty, after they renamed it.
-    async fn sweep(&self, cx: &Context, server: &Server) -> Result<(), MongoError> {
-        let prefix = format!("{TEMPORARY}{}", self.run);
-        for db in self.databases() {
-            let command = doc! { "listCollections": 1, "nameOnly": true };
-            let listed = server.list(cx, &db, "list the collections", command).await?;
-            for name in listed.iter().filter_map(|entry| entry.get_str("name").ok()) {
-                if name.starts_with(&prefix) {
-                    drop_one(cx, server, &Namespace::new(&*db, name)).await?;
-                }
-            }
         }
         Ok(())
     }
