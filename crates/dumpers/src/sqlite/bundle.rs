@@ -140,7 +140,7 @@ fn named(patterns: &[String]) -> Result<Vec<Named>> {
             continue;
         }
         let mut known = false;
-        for path in expanded(&absolute) {
+        for path in expanded(&absolute)? {
             known = true;
             found.insert(path);
         }
@@ -167,30 +167,60 @@ fn named(patterns: &[String]) -> Result<Vec<Named>> {
 }
 
 /// The files that fit, without what SQLite keeps beside a database.
-fn expanded(pattern: &Path) -> Vec<PathBuf> {
+///
+/// # Errors
+/// A folder or a file that cannot be looked at: nobody knows whether a database is there.
+fn expanded(pattern: &Path) -> Result<Vec<PathBuf>> {
     let mut found = vec![PathBuf::from("/")];
     for part in pattern.components() {
         let Component::Normal(part) = part else { continue };
-        let part = part.as_encoded_bytes();
-        found = found
-            .into_iter()
-            .flat_map(|folder| -> Vec<PathBuf> {
-                if !part.iter().any(|byte| matches!(byte, b'*' | b'?')) {
-                    return vec![folder.join(std::ffi::OsStr::new(&*String::from_utf8_lossy(part)))];
-                }
-                let Ok(entries) = std::fs::read_dir(&folder) else { return Vec::new() };
-                let names = entries.flatten().map(|entry| entry.file_name());
-                // As in a shell, a star does not find what is hidden.
-                let fits = |name: &std::ffi::OsString| {
-                    let name = name.as_encoded_bytes();
-                    matches(part, name) && (!name.starts_with(b".") || part.starts_with(b"."))
-                };
-                names.filter(fits).map(|name| folder.join(name)).collect()
-            })
-            .collect();
+        if !part.as_encoded_bytes().iter().any(|byte| matches!(byte, b'*' | b'?')) {
+            found.iter_mut().for_each(|path| path.push(part));
+            continue;
+        }
+        let mut below = Vec::new();
+        for folder in found {
+            below.extend(fitting(&folder, part.as_encoded_bytes())?);
+        }
+        found = below;
     }
     let beside: BTreeSet<PathBuf> = found.iter().flat_map(|path| companions(path)).collect();
-    found.into_iter().filter(|path| path.is_file() && !beside.contains(path)).collect()
+    let mut files = Vec::new();
+    for path in found.into_iter().filter(|path| !beside.contains(path)) {
+        match path.metadata() {
+            Ok(metadata) if metadata.is_file() => files.push(path),
+            Err(error) if !is_absent(&error) => {
+                return Err(file_error(&path, "fits a pattern and cannot be looked at", error));
+            }
+            _ => {}
+        }
+    }
+    Ok(files)
+}
+
+/// What in a folder fits one part of a pattern.
+fn fitting(folder: &Path, part: &[u8]) -> Result<Vec<PathBuf>> {
+    let fail = |error| file_error(folder, "fits a pattern and cannot be read", error);
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(fail(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(fail)?.file_name();
+        let bytes = name.as_encoded_bytes();
+        // As in a shell, a star does not find what is hidden.
+        if matches(part, bytes) && (!bytes.starts_with(b".") || part.starts_with(b".")) {
+            found.push(folder.join(name));
+        }
+    }
+    Ok(found)
+}
+
+/// Nothing is there, or a file where the pattern wants a folder.
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
 /// A name that stays below its folder.
@@ -334,6 +364,27 @@ mod tests {
         assert_eq!(names(&["a/2.db", "a/x/?.db"]).unwrap(), ["2.db", "x/1.db"]);
         assert_eq!(names(&["b/1.db"]).unwrap(), ["1.db"]);
         assert_eq!(names(&["b/1.db", "c/*"]).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("a")).unwrap();
+        std::fs::write(at("a/app.db"), "").unwrap();
+        std::fs::write(at("readme"), "").unwrap();
+        std::fs::create_dir(at("empty")).unwrap();
+        std::os::unix::fs::symlink("nowhere", at("dangling")).unwrap();
+        let look = |pattern: &str| expanded(&at(pattern));
+        assert_eq!(look("*/app.db").unwrap(), [at("a/app.db")]);
+        assert_eq!(look("*/*.db").unwrap(), [at("a/app.db")]);
+        // Root may read everything, but no loop has an end.
+        std::os::unix::fs::symlink("loop", at("loop")).unwrap();
+        for pattern in ["*/app.db", "*/*.db", "l*"] {
+            let error = look(pattern).unwrap_err();
+            assert!(error.to_string().contains("loop"), "{pattern}: {error}");
+        }
+        assert!(named(&[at("*/app.db").display().to_string()]).is_err());
     }
 
     #[test]
