@@ -11,8 +11,12 @@ use super::tools::Flavour;
 const OWN: [&str; 4] = ["mysql.sys", "mysql.session", "mysql.infoschema", "mariadb.sys"];
 
 /// Statements that make every account that is missing, and grant what each was granted. An account
-/// that is there keeps its password.
-pub(super) async fn statements(cx: &Context, sql: &Sql, flavour: Flavour) -> Result<String, MysqlError> {
+/// that is there keeps its password. Beside them, the accounts that had to be left out.
+pub(super) async fn statements(
+    cx: &Context,
+    sql: &Sql,
+    flavour: Flavour,
+) -> Result<(String, Vec<String>), MysqlError> {
     let role = match flavour {
         Flavour::MariaDb => "is_role",
         // Its roles are accounts without a password.
@@ -20,6 +24,7 @@ pub(super) async fn statements(cx: &Context, sql: &Sql, flavour: Flavour) -> Res
     };
     let list = format!("SELECT User, Host, {role} FROM mysql.user ORDER BY 3 DESC, 1, 2");
     let (mut creates, mut granted, mut later) = (String::new(), String::new(), String::new());
+    let mut left_out = Vec::new();
     for row in sql.ask(cx, &list).await? {
         let [user, host, is_role] = row.as_slice() else {
             return Err(MysqlError::Answer("a list of accounts".to_owned()));
@@ -53,6 +58,7 @@ pub(super) async fn statements(cx: &Context, sql: &Sql, flavour: Flavour) -> Res
                     "-- Not in force, left out: {}\n",
                     account.replace(['\n', '\r'], " ")
                 ));
+                left_out.push(account);
                 continue;
             }
             shown => shown?,
@@ -71,7 +77,8 @@ pub(super) async fn statements(cx: &Context, sql: &Sql, flavour: Flavour) -> Res
             }
         }
     }
-    Ok(format!("-- Strongroom: accounts\n{creates}{granted}{later}-- Strongroom: end of accounts\n"))
+    let text = format!("-- Strongroom: accounts\n{creates}{granted}{later}-- Strongroom: end of accounts\n");
+    Ok((text, left_out))
 }
 
 /// Whether there is no such account.

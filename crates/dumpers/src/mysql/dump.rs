@@ -1,6 +1,6 @@
 //! `mariadb-dump` or `mysqldump`, in one transaction, as a stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use backup_core::{
@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use super::config::{Connection, MysqlConfig, wrong};
 use super::error::MysqlError;
 use super::inspect::Told;
-use super::look::{Looked, Scope, Server};
+use super::look::{Looked, Scope, Server, is_system};
 use super::names::Pattern;
 use super::option_file::{OptionFile, line};
 use super::query::Sql;
@@ -45,6 +45,14 @@ impl MysqlDumper {
         let mut connection = config.connection()?;
         let patterns = |names: &[String]| names.iter().map(|name| Pattern::of_database(name)).collect();
         let scope = match (connection.database.take(), config.databases.as_slice(), config.all_databases) {
+            (Some(name), [], false) if is_system(&name) => {
+                return Err(wrong(
+                    "dbname",
+                    format!(
+                        "names {name:?}, which is the server's own: accounts come along with accounts = true"
+                    ),
+                ));
+            }
             (Some(name), [], false) if !name.is_empty() => {
                 connection.database = Some(name.clone());
                 Scope::One(name)
@@ -72,6 +80,11 @@ impl MysqlDumper {
         let client = fitting(clients, server.flavour, &server.number()?)?;
         let looked = Looked::look(cx, &sql, server, &self.scope).await?;
         Ok((sql, looked, client))
+    }
+
+    fn warnings(&self, looked: &Looked, client: &Client) -> Vec<String> {
+        let history = self.config.extra_args.iter().any(|argument| argument == "--dump-history");
+        looked.warnings(client, self.config.lock_all_tables, history)
     }
 
     /// The arguments: what every dump has, and what this program knows of the rest. Connection and
@@ -135,8 +148,8 @@ impl Dumper for MysqlDumper {
             versions: versions(&looked.server, &client),
             estimated_bytes: Some(sizes.sum()),
             items: looked.items(),
-            obstacles: looked.obstacles(self.config.accounts),
-            warnings: looked.warnings(&client, self.config.lock_all_tables),
+            obstacles: looked.obstacles(self.config.accounts, None),
+            warnings: self.warnings(&looked, &client),
         })
     }
 
@@ -145,13 +158,17 @@ impl Dumper for MysqlDumper {
         cx.check(&subject)?;
         let (sql, looked, client) =
             self.look(cx).await.map_err(|error| error.about(&subject).at(Stage::Dump))?;
-        if what.include.is_empty() {
-            looked.refuse_obstacles(&subject, self.config.accounts).map_err(|error| error.at(Stage::Dump))?;
-        }
-        for warning in looked.warnings(&client, self.config.lock_all_tables) {
+        let left_out = looked.left_out(&subject, what).map_err(|error| error.at(Stage::Dump))?;
+        let chosen: Option<BTreeSet<&str>> = (!what.include.is_empty()).then(|| {
+            let chosen = looked.tables.iter().filter(|table| !left_out.contains(table));
+            chosen.map(|table| &*table.database).collect()
+        });
+        looked
+            .refuse_obstacles(&subject, self.config.accounts, chosen.as_ref())
+            .map_err(|error| error.at(Stage::Dump))?;
+        for warning in self.warnings(&looked, &client) {
             cx.report(Event::ToolLine(&warning));
         }
-        let left_out = looked.left_out(&subject, what).map_err(|error| error.at(Stage::Dump))?;
         let mut text = self.connection.options(client.flavour);
         text.push_str("[mysqldump]\n");
         for table in &left_out {
@@ -161,7 +178,11 @@ impl Dumper for MysqlDumper {
         let watch = watch.map_err(|error| error.about(&subject).at(Stage::Dump))?;
         let accounts = if self.config.accounts {
             let statements = accounts::statements(cx, &sql, looked.server.flavour).await;
-            statements.map_err(|error| error.about(&subject).at(Stage::Dump))?
+            let (statements, left_out) = statements.map_err(|error| error.about(&subject).at(Stage::Dump))?;
+            for account in left_out {
+                cx.report(Event::ToolLine(&format!("account {account} is not in force, and was left out")));
+            }
+            statements
         } else {
             String::new()
         };

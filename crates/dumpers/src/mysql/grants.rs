@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 /// The privileges that a dump needs on everything it dumps.
 pub(super) const NEEDED: [&str; 4] = ["SELECT", "SHOW VIEW", "TRIGGER", "EVENT"];
+/// Those that a dump of chosen tables needs.
+pub(super) const NEEDED_OF_TABLES: [&str; 3] = ["SELECT", "SHOW VIEW", "TRIGGER"];
 
 /// The grants of the current user, those of its active roles among them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,7 +26,9 @@ enum On {
     Everything,
     /// A database by a pattern of `LIKE`.
     Database(String),
-    /// A table, or a routine.
+    /// A table of a database.
+    Table(String, String),
+    /// A routine.
     Part,
 }
 
@@ -51,9 +55,16 @@ impl Grants {
         given || (self.everywhere(privilege) && !taken)
     }
 
-    /// Of the privileges that a dump of a database needs, those that are missing.
-    pub(super) fn missing(&self, database: &str) -> Vec<&'static str> {
-        NEEDED.into_iter().filter(|privilege| !self.on_database(privilege, database)).collect()
+    /// Whether the user has a privilege on a table.
+    pub(super) fn on_table(&self, privilege: &str, database: &str, table: &str) -> bool {
+        let named = |line: &Grant| matches!(&line.on, On::Table(of, name) if of == database && name == table);
+        self.on_database(privilege, database)
+            || self.lines.iter().any(|line| !line.revoked && named(line) && line.gives(privilege))
+    }
+
+    /// Of these privileges, those that are missing on a database.
+    pub(super) fn missing(&self, database: &str, needed: &[&'static str]) -> Vec<&'static str> {
+        needed.iter().copied().filter(|privilege| !self.on_database(privilege, database)).collect()
     }
 }
 
@@ -77,21 +88,34 @@ fn grant(line: &str) -> Option<Grant> {
     let on = if rest.starts_with("*.*") {
         On::Everything
     } else {
-        let quoted = rest.strip_prefix('`')?;
-        let mut name = String::new();
-        let mut chars = quoted.chars().peekable();
-        while let Some(char) = chars.next() {
-            if char == '`' {
-                if chars.peek() != Some(&'`') {
-                    break;
-                }
-                chars.next();
-            }
-            name.push(char);
+        match quoted(rest) {
+            Some((name, rest)) if rest.starts_with(".*") => On::Database(name),
+            Some((name, rest)) => match rest.strip_prefix('.').and_then(quoted) {
+                Some((table, _)) => On::Table(name, table),
+                None => On::Part,
+            },
+            // `PROCEDURE`, `FUNCTION` and the like come before the name.
+            None => On::Part,
         }
-        if chars.collect::<String>().starts_with(".*") { On::Database(name) } else { On::Part }
     };
     Some(Grant { revoked, privileges, on })
+}
+
+/// The name in backticks at the beginning, and what follows it.
+fn quoted(text: &str) -> Option<(String, &str)> {
+    let mut rest = text.strip_prefix('`')?;
+    let mut name = String::new();
+    loop {
+        let (part, after) = rest.split_once('`')?;
+        name.push_str(part);
+        match after.strip_prefix('`') {
+            Some(after) => {
+                name.push('`');
+                rest = after;
+            }
+            None => return Some((name, after)),
+        }
+    }
 }
 
 /// A pattern of `LIKE`: `%` and `_`, and a backslash before what means itself.
@@ -126,22 +150,24 @@ mod tests {
             "GRANT SELECT ON `third`.`t` TO `u`@`%`",
             "GRANT `role`@`%` TO `u`@`%`",
         ]);
-        assert!(grants.missing("shop_1").is_empty());
-        assert_eq!(grants.missing("shopx1"), NEEDED);
-        assert_eq!(grants.missing("other"), ["SHOW VIEW", "TRIGGER", "EVENT"]);
-        assert_eq!(grants.missing("third"), NEEDED);
+        assert!(grants.missing("shop_1", &NEEDED).is_empty());
+        assert_eq!(grants.missing("shopx1", &NEEDED), NEEDED);
+        assert_eq!(grants.missing("other", &NEEDED), ["SHOW VIEW", "TRIGGER", "EVENT"]);
+        assert_eq!(grants.missing("third", &NEEDED), NEEDED);
         assert!(grants.everywhere("PROCESS") && !grants.everywhere("SELECT"));
+        assert!(grants.on_table("SELECT", "third", "t") && !grants.on_table("SELECT", "third", "u"));
+        assert!(grants.on_table("SELECT", "other", "any") && !grants.on_table("TRIGGER", "other", "any"));
     }
 
     #[test]
     fn what_is_granted_everywhere_may_be_taken_back_in_part() {
         let all = Grants::of(["GRANT ALL PRIVILEGES ON *.* TO `root`@`localhost` WITH GRANT OPTION"]);
-        assert!(all.missing("any").is_empty() && all.everywhere("PROCESS"));
+        assert!(all.missing("any", &NEEDED).is_empty() && all.everywhere("PROCESS"));
         let part = Grants::of([
             "GRANT SELECT, SHOW VIEW, TRIGGER, EVENT ON *.* TO `u`@`%`",
             "REVOKE SELECT ON `hidden`.* FROM `u`@`%`",
         ]);
-        assert!(part.missing("any").is_empty());
-        assert_eq!(part.missing("hidden"), ["SELECT"]);
+        assert!(part.missing("any", &NEEDED).is_empty());
+        assert_eq!(part.missing("hidden", &NEEDED), ["SELECT"]);
     }
 }

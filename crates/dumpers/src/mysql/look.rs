@@ -1,12 +1,12 @@
 //! What a server says of itself, of its databases, and of what this user may see.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use backup_core::{Context, Error, ErrorKind, Obstacle, ProbeItem, Result, Selection};
 
 use super::config::{Connection, Encryption};
 use super::error::MysqlError;
-use super::grants::Grants;
+use super::grants::{Grants, NEEDED, NEEDED_OF_TABLES};
 use super::names::{Pattern, identifier, literal, qualified, shown};
 use super::query::{Row, Sql};
 use super::tools::{Client, Flavour};
@@ -14,6 +14,12 @@ use crate::tool::ToolVersion;
 
 /// The databases that belong to the server itself.
 const SYSTEM: [&str; 5] = ["information_schema", "performance_schema", "mysql", "sys", "ndbinfo"];
+
+/// Whether a database belongs to the server itself.
+pub(super) fn is_system(name: &str) -> bool {
+    SYSTEM.iter().any(|system| name.eq_ignore_ascii_case(system))
+}
+
 /// Engines whose tables a snapshot shows as they were at its moment.
 const TRANSACTIONAL: [&str; 5] = ["InnoDB", "ROCKSDB", "TokuDB", "ndbcluster", "SEQUENCE"];
 /// Engines that keep no rows of their own.
@@ -39,6 +45,7 @@ pub(super) struct Table {
     pub(super) name: String,
     pub(super) view: bool,
     sequence: bool,
+    versioned: bool,
     pub(super) engine: String,
     pub(super) rows: Option<u64>,
     pub(super) bytes: Option<u64>,
@@ -128,7 +135,6 @@ impl Looked {
     ) -> Result<Self, MysqlError> {
         let names = sql.ask(cx, "SELECT SCHEMA_NAME FROM information_schema.SCHEMATA ORDER BY 1").await?;
         let all: Vec<String> = names.into_iter().flatten().collect();
-        let own = |name: &String| !SYSTEM.iter().any(|system| name.eq_ignore_ascii_case(system));
         let databases: Vec<String> = match scope {
             Scope::One(name) => all.into_iter().filter(|found| found == name).collect(),
             Scope::Several(include, exclude) => {
@@ -136,7 +142,7 @@ impl Looked {
                     patterns.iter().any(|pattern| pattern.matches_database(name))
                 };
                 let wanted = |name: &String| {
-                    own(name) && (include.is_empty() || fits(include, name)) && !fits(exclude, name)
+                    !is_system(name) && (include.is_empty() || fits(include, name)) && !fits(exclude, name)
                 };
                 all.into_iter().filter(wanted).collect()
             }
@@ -153,10 +159,16 @@ impl Looked {
     }
 
     /// Everything that would make a dump fail later, or leave something out of it silently.
-    pub(super) fn obstacles(&self, accounts: bool) -> Vec<Obstacle> {
+    ///
+    /// A dump of chosen tables alone is one of the databases in which they lie.
+    pub(super) fn obstacles(&self, accounts: bool, chosen: Option<&BTreeSet<&str>>) -> Vec<Obstacle> {
         let mut missing: BTreeMap<Vec<&str>, Vec<&str>> = BTreeMap::new();
+        let needed: &[&str] = if chosen.is_some() { &NEEDED_OF_TABLES } else { &NEEDED };
         for database in &self.databases {
-            let lacks = self.server.grants.missing(database);
+            if chosen.is_some_and(|chosen| !chosen.contains(&**database)) {
+                continue;
+            }
+            let lacks = self.server.grants.missing(database, needed);
             if !lacks.is_empty() {
                 missing.entry(lacks).or_default().push(database);
             }
@@ -165,8 +177,6 @@ impl Looked {
         let mut obstacles = Vec::new();
         for (privileges, databases) in missing {
             for database in databases {
-                // In a grant, the name of a database is a pattern.
-                let pattern = database.replace('\\', "\\\\").replace('_', "\\_").replace('%', "\\%");
                 obstacles.push(Obstacle::new(
                     format!(
                         "user {} lacks {} on database {}, so that a part of it may be out of its sight",
@@ -174,9 +184,12 @@ impl Looked {
                         privileges.join(", "),
                         shown(database)
                     ),
-                    format!("GRANT {} ON {}.* TO {account};", privileges.join(", "), identifier(&pattern)),
+                    format!("GRANT {} ON {}.* TO {account};", privileges.join(", "), granted(database)),
                 ));
             }
+        }
+        if chosen.is_none() {
+            obstacles.extend(self.hidden_routines());
         }
         if accounts && !self.server.grants.on_database("SELECT", "mysql") {
             obstacles.push(Obstacle::new(
@@ -187,8 +200,50 @@ impl Looked {
         obstacles
     }
 
-    /// What a person should know.
-    pub(super) fn warnings(&self, client: &Client, locked: bool) -> Vec<String> {
+    /// Routines of others are not even listed to a user who may not read them, so that nobody can
+    /// tell whether some are missing.
+    fn hidden_routines(&self) -> Vec<Obstacle> {
+        let server = &self.server;
+        let (grants, account) = (&server.grants, server.account());
+        let from = |version: &str| match (server.number(), ToolVersion::find(version)) {
+            (Ok(server), Some(version)) => server >= version,
+            _ => false,
+        };
+        let in_table = !(server.flavour == Flavour::MySql && from("8.0.0"));
+        let sees_all = (in_table && grants.on_table("SELECT", "mysql", "proc"))
+            || (server.flavour == Flavour::MySql
+                && (grants.everywhere("SELECT") || grants.everywhere("SHOW_ROUTINE")));
+        if sees_all {
+            return Vec::new();
+        }
+        let what = |place: &str| {
+            format!(
+                "user {} may not see stored routines of others{place}, so that they would be missing silently",
+                server.user
+            )
+        };
+        if server.flavour == Flavour::MariaDb && from("11.3.0") {
+            let right = "SHOW CREATE ROUTINE";
+            let hidden = self.databases.iter().filter(|database| !grants.on_database(right, database));
+            return hidden
+                .map(|database| {
+                    Obstacle::new(
+                        what(&format!(" in database {}", shown(database))),
+                        format!("GRANT {right} ON {}.* TO {account};", granted(database)),
+                    )
+                })
+                .collect();
+        }
+        let right = match (in_table, from("8.0.20")) {
+            (true, _) => "SELECT ON `mysql`.`proc`",
+            (false, true) => "SHOW_ROUTINE ON *.*",
+            (false, false) => "SELECT ON *.*",
+        };
+        vec![Obstacle::new(what(""), format!("GRANT {right} TO {account};"))]
+    }
+
+    /// What a person should know; `history` if rows of the past are dumped, too.
+    pub(super) fn warnings(&self, client: &Client, locked: bool, history: bool) -> Vec<String> {
         let mut warnings = Vec::new();
         let listed = |names: Vec<String>| {
             let more = names.len().saturating_sub(NAMED_MAX);
@@ -224,6 +279,15 @@ impl Looked {
                 listed(rowless)
             ));
         }
+        let versioned: Vec<String> =
+            self.tables.iter().filter(|table| table.versioned).map(Table::qualified).collect();
+        if !versioned.is_empty() && !history {
+            warnings.push(format!(
+                "of system-versioned tables only the present rows are dumped, not their history: {}; add \
+                 --dump-history to dump_args to have it",
+                listed(versioned)
+            ));
+        }
         if client.flavour != self.server.flavour {
             warnings.push(format!(
                 "{} is a program of {}, and the server is {} {}: install the client programs of {} to be sure of \
@@ -252,9 +316,14 @@ impl Looked {
         warnings
     }
 
-    /// Refuses a dump of everything that would leave something out.
-    pub(super) fn refuse_obstacles(&self, subject: &str, accounts: bool) -> Result<()> {
-        let obstacles = self.obstacles(accounts);
+    /// Refuses a dump that would leave something out.
+    pub(super) fn refuse_obstacles(
+        &self,
+        subject: &str,
+        accounts: bool,
+        chosen: Option<&BTreeSet<&str>>,
+    ) -> Result<()> {
+        let obstacles = self.obstacles(accounts, chosen);
         if obstacles.is_empty() {
             return Ok(());
         }
@@ -326,6 +395,11 @@ impl Table {
     }
 }
 
+/// A database as a grant names it, where its name is a pattern.
+fn granted(database: &str) -> String {
+    identifier(&database.replace('\\', "\\\\").replace('_', "\\_").replace('%', "\\%"))
+}
+
 /// Everything in these databases.
 pub(super) async fn tables(cx: &Context, sql: &Sql, databases: &[String]) -> Result<Vec<Table>, MysqlError> {
     let list: Vec<String> = databases.iter().map(|name| literal(name)).collect();
@@ -344,6 +418,7 @@ fn table(row: Row) -> Result<Table, MysqlError> {
     Ok(Table {
         view: kind.contains("VIEW"),
         sequence: kind == "SEQUENCE",
+        versioned: kind == "SYSTEM VERSIONED",
         rows: rows.parse().ok(),
         bytes: bytes.parse().ok(),
         database,

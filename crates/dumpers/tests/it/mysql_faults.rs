@@ -280,10 +280,18 @@ async fn what_cannot_be_read_is_named_with_its_remedy() {
         let obstacles = dumper.probe(&cx).await.unwrap().obstacles;
         let error = dumper.dump(&cx, &Selection::default()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-        let [obstacle] = obstacles.as_slice() else { panic!("{obstacles:?}") };
-        assert!(error.hint().unwrap().contains(&obstacle.remedy), "{error}");
-        // The statement can be run as it is, and helps.
-        server.sql("mysql", &obstacle.remedy);
+        let [_, routines] = obstacles.as_slice() else { panic!("{obstacles:?}") };
+        assert!(routines.what.contains("stored routines of others"), "{routines:?}");
+        // Tables that were chosen may lie beside some that this user cannot see.
+        let chosen = Selection { include: vec!["open_*".to_owned()], ..Selection::default() };
+        let refused = dumper.dump(&cx, &chosen).await.unwrap_err();
+        assert!(refused.kind() == ErrorKind::Denied && refused.what().contains("TRIGGER"), "{refused}");
+        assert!(!refused.what().contains("EVENT") && !refused.what().contains("routines"), "{refused}");
+        for obstacle in &obstacles {
+            assert!(error.hint().unwrap().contains(&obstacle.remedy), "{error}");
+            // The statement can be run as it is, and helps.
+            server.sql("mysql", &obstacle.remedy);
+        }
         assert!(dumper.probe(&cx).await.unwrap().obstacles.is_empty());
         let whole = dump_of(&config).await;
         let target = MysqlConfig { dbname: Some(unique("never")), ..config };
@@ -297,6 +305,62 @@ async fn what_cannot_be_read_is_named_with_its_remedy() {
         assert_eq!(made.sql("SELECT count(*) FROM closed"), "0");
         server.sql("mysql", &format!("DROP USER {account}"));
     }
+}
+
+async fn routines_of_others_come_along(server: Server) {
+    let source = server.database("of_others");
+    source.sql("CREATE TABLE t (i int); CREATE PROCEDURE p() SELECT 1; CREATE FUNCTION f() RETURNS int DETERMINISTIC RETURN 7;");
+    let user: String = unique("reader").chars().rev().take(30).collect();
+    let account = format!("'{user}'@'127.0.0.1'");
+    let pattern = quoted(&source.name.replace('_', "\\_"));
+    server.sql(
+        "mysql",
+        &format!(
+            "CREATE USER {account} IDENTIFIED BY 'reader';
+             GRANT SELECT, SHOW VIEW, TRIGGER, EVENT ON {pattern}.* TO {account}; GRANT PROCESS ON *.* TO {account};"
+        ),
+    );
+    let config = MysqlConfig { user: Some(user), password: Some(Secret::new("reader")), ..source.config() };
+    let dumper = MysqlDumper::new(&config).unwrap();
+    let cx = Context::new();
+    let error = dumper.dump(&cx, &Selection::default()).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Denied && error.what().contains("routines of others"), "{error}");
+    let obstacles = dumper.probe(&cx).await.unwrap().obstacles;
+    let [obstacle] = obstacles.as_slice() else { panic!("{obstacles:?}") };
+    server.sql("mysql", &obstacle.remedy);
+    let (_, whole) = dump_of(&config).await;
+    let text = String::from_utf8_lossy(&whole);
+    assert!(text.contains("PROCEDURE `p`()") && text.contains("FUNCTION `f`()"), "{text}");
+    server.sql("mysql", &format!("DROP USER {account}"));
+}
+
+#[tokio::test]
+async fn routines_of_others_are_dumped_or_the_dump_is_refused() {
+    routines_of_others_come_along(Server::mariadb()).await;
+}
+
+#[tokio::test]
+async fn mariadb118_routines_of_others_are_dumped_or_the_dump_is_refused() {
+    routines_of_others_come_along(Server::mariadb118()).await;
+}
+
+#[tokio::test]
+async fn mysql9_routines_of_others_are_dumped_or_the_dump_is_refused() {
+    routines_of_others_come_along(Server::mysql9()).await;
+}
+
+#[tokio::test]
+async fn a_history_that_is_not_dumped_is_told_and_system_databases_are_refused() {
+    let source = Server::mariadb().database("history");
+    source.sql("CREATE TABLE h (i int) WITH SYSTEM VERSIONING; CREATE TABLE plain (i int);");
+    let cx = Context::new();
+    let warnings = MysqlDumper::new(&source.config()).unwrap().probe(&cx).await.unwrap().warnings;
+    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+    assert!(warning.contains(&format!("{}.h;", source.name)), "{warning}");
+    let config = MysqlConfig { extra_args: vec!["--dump-history".to_owned()], ..source.config() };
+    assert!(MysqlDumper::new(&config).unwrap().probe(&cx).await.unwrap().warnings.is_empty());
+    let config = MysqlConfig { dbname: Some("MySQL".to_owned()), ..source.config() };
+    assert_eq!(MysqlDumper::new(&config).unwrap_err().kind(), ErrorKind::Config);
 }
 
 #[tokio::test]
