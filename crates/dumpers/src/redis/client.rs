@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LINE_MAX: usize = 64 * 1024;
 /// The most bytes of a reply; the largest asked for is that of `INFO`.
 const REPLY_MAX: usize = 16 * 1024 * 1024;
+/// The most parts of a list.
+const LIST_MAX: i64 = 1 << 20;
 /// Bytes asked for at once.
 const READ: usize = 256 * 1024;
 /// Replies inside of replies.
@@ -157,8 +159,11 @@ impl Client {
             },
             b'*' if depth < DEPTH_MAX => {
                 let len = number()?;
+                if len > LIST_MAX {
+                    return Err(RedisError::Protocol("an answer with too many parts"));
+                }
                 let mut list = Vec::new();
-                for _ in 0..len.min(1 << 20) {
+                for _ in 0..len {
                     list.push(Box::pin(self.reply_at(depth + 1)).await?);
                 }
                 Ok(Reply::List(list))
@@ -256,5 +261,23 @@ pub(super) fn encode(bytes: &mut BytesMut, command: &[&[u8]]) {
         bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
         bytes.extend_from_slice(word);
         bytes.extend_from_slice(b"\r\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_list_is_whole_or_an_error() {
+        for (bytes, whole) in [("*2\r\n:1\r\n:2\r\n", true), ("*1048577\r\n:1\r\n", false)] {
+            let (near, mut far) = tokio::io::duplex(1024);
+            far.write_all(bytes.as_bytes()).await.unwrap();
+            let mut client = Client { stream: Box::new(near), read: BytesMut::new(), user: None };
+            match client.reply().await {
+                Ok(reply) => assert!(whole && reply == Reply::List(vec![Reply::Number(1), Reply::Number(2)])),
+                Err(error) => assert!(!whole && matches!(error, RedisError::Protocol(_)), "{error}"),
+            }
+        }
     }
 }

@@ -47,6 +47,12 @@ pub enum RedisError {
     /// A key of that name is already there.
     #[error("already holds a key that is in the backup: {0}")]
     KeyExists(String),
+    /// A function or a library of that name is already there.
+    #[error("already holds a function that is in the backup: {0}")]
+    FunctionExists(String),
+    /// It was empty when it was looked at first.
+    #[error("was empty and is not any more: somebody else writes to it")]
+    Filled,
     /// A value's encoding is newer than the server, or of a module that it lacks.
     #[error("cannot take a value of this backup: {0}")]
     TooOld(String),
@@ -121,9 +127,13 @@ impl RedisError {
             ),
             Self::Loading => (ErrorKind::Unavailable, "try again when it has finished".to_owned()),
             Self::Refused { .. } => (ErrorKind::Unavailable, "see the server's own words and its log".to_owned()),
-            Self::KeyExists(_) => (
+            Self::KeyExists(_) | Self::FunctionExists(_) => (
                 ErrorKind::Conflict,
-                "restore to an empty server, or pass --set replace=true to replace such keys".to_owned(),
+                "restore to an empty server, or pass --set replace=true to replace what has such a name".to_owned(),
+            ),
+            Self::Filled => (
+                ErrorKind::Conflict,
+                "keep its other clients away until the end, or restore to another server".to_owned(),
             ),
             Self::TooOld(_) => (
                 ErrorKind::Unsupported,

@@ -29,6 +29,21 @@ impl Info {
         self.get(name)?.parse().ok()
     }
 
+    /// Keys in all databases.
+    pub(super) fn keys(&self) -> u64 {
+        self.databases().values().sum()
+    }
+
+    /// Whether there is neither a key nor a function.
+    pub(super) async fn is_empty(&self, client: &mut Client) -> Result<bool, RedisError> {
+        // No such command before Redis 7: then there is none.
+        let functions = match client.answer(&[b"FUNCTION", b"LIST"]).await? {
+            Reply::List(libraries) => libraries.len(),
+            _ => 0,
+        };
+        Ok(self.keys() == 0 && functions == 0)
+    }
+
     /// `redis 7.0.15` or `valkey 8.0.1`.
     pub(super) fn server(&self) -> String {
         match self.get("valkey_version") {

@@ -7,12 +7,12 @@ use backup_core::{
 };
 
 use super::REDIS_RDB;
-use super::client::{Client, Reply, unless_cancelled};
+use super::client::{Client, unless_cancelled};
 use super::config::{Endpoint, RedisConfig};
 use super::error::RedisError;
 use super::probe::{Info, Missing};
 use super::rdb::{RdbContents, RdbParser, not_whole};
-use super::writer::Writer;
+use super::writer::{Writer, now_millis};
 use crate::command::unaccepted;
 
 /// Restores into a running server.
@@ -26,6 +26,8 @@ struct Before {
     empty: bool,
     keys: u64,
     evicted: u64,
+    /// Milliseconds by which its clock is ahead.
+    ahead: i64,
 }
 
 impl RedisRestorer {
@@ -66,14 +68,11 @@ impl RedisRestorer {
         if info.get("role") == Some("slave") {
             return Err(RedisError::Unfit("is a replica, which takes nothing but what its primary sends"));
         }
-        // No such command before Redis 7: then there is none.
-        let functions = match client.answer(&[b"FUNCTION", b"LIST"]).await? {
-            Reply::List(libraries) => libraries.len(),
-            _ => 0,
-        };
-        let keys = info.databases().values().sum();
+        let empty = info.is_empty(&mut client).await?;
         let evicted = info.number("evicted_keys").unwrap_or(0);
-        Ok((client, Before { empty: keys == 0 && functions == 0, keys, evicted }))
+        let clock = info.number("server_time_usec").and_then(|time| i64::try_from(time / 1000).ok());
+        let ahead = clock.map_or(0, |time| time - now_millis());
+        Ok((client, Before { empty, keys: info.keys(), evicted, ahead }))
     }
 
     fn conflict(&self, before: &Before) -> Error {
@@ -139,6 +138,10 @@ impl RedisRestorer {
                     .to_owned(),
             );
         }
+        if writer.passed() > 0 {
+            let passed = writer.passed();
+            warnings.push(format!("{passed} keys had expired since the backup and were passed over"));
+        }
         if !before.empty {
             return Ok(warnings);
         }
@@ -166,9 +169,16 @@ impl RedisRestorer {
         if written == 0 {
             return error;
         }
-        let left = if before.empty {
-            match self.flush().await {
-                Ok(()) => return error,
+        let left = if before.empty && meets_others(&error) {
+            format!("up to {written} keys of the backup were written and stay, since others are among them")
+        } else if before.empty {
+            match self.flush(written).await {
+                Ok(true) => return error,
+                Ok(false) => {
+                    format!(
+                        "up to {written} keys of the backup were written and stay: it holds more than these"
+                    )
+                }
                 Err(flush) => format!("what was written could not be removed ({flush}); run FLUSHALL on it"),
             }
         } else {
@@ -182,13 +192,23 @@ impl RedisRestorer {
         more.with_source(error)
     }
 
-    async fn flush(&self) -> Result<(), RedisError> {
+    /// Removes everything, unless there are more keys than were written: then some are another's.
+    async fn flush(&self, written: u64) -> Result<bool, RedisError> {
         let mut client = Client::connect(&self.endpoint).await?;
+        if Info::ask(&mut client).await?.keys() > written {
+            return Ok(false);
+        }
         client.ask(&[b"FLUSHALL"]).await?;
         // No such command before Redis 7.
         client.answer(&[b"FUNCTION", b"FLUSH"]).await?;
-        Ok(())
+        Ok(true)
     }
+}
+
+/// Whether an error tells of something that this restore did not write.
+fn meets_others(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<RedisError>());
+    matches!(source, Some(RedisError::KeyExists(_) | RedisError::FunctionExists(_)))
 }
 
 /// At most 64 KiB each.
@@ -222,7 +242,7 @@ impl Restorer for RedisRestorer {
             steps.push(
                 "after the verified end of the dump compare the number of keys in each database".to_owned(),
             );
-            steps.push("on any failure remove everything again with FLUSHALL".to_owned());
+            steps.push("on any failure remove everything again with FLUSHALL, unless somebody else's keys are seen there".to_owned());
         } else {
             let meeting = if self.endpoint.replace { "replace" } else { "stop at" };
             steps.push(format!(
@@ -242,7 +262,8 @@ impl Restorer for RedisRestorer {
             return Err(at(self.conflict(&before)));
         }
         let replace = !before.empty && self.endpoint.replace;
-        let mut writer = Writer::new(client, self.endpoint.stall, replace);
+        let mut writer =
+            Writer::new(client, self.endpoint.stall, replace, before.empty).ahead_by(before.ahead);
         let outcome = match self.apply(cx, &mut writer, &mut dump).await {
             Ok((contents, bytes)) => {
                 self.check(&mut writer, &contents, &before).await.map(|warnings| (bytes, warnings))

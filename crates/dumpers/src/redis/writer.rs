@@ -24,8 +24,17 @@ pub(super) struct Writer {
     /// What the commands of the batch and the ones sent before are about.
     unanswered: Vec<Sent>,
     written: u64,
+    /// Whether the server has to be empty when the first command goes out.
+    into_empty: bool,
+    sent: bool,
+    /// Milliseconds by which the server's clock is ahead of this one.
+    ahead: i64,
+    /// Entries that would only have removed a key of their name, since their own time has passed.
+    passed: u64,
     /// A long string whose parts are on their way.
     long: Option<Entry>,
+    /// The parts on their way are not written.
+    passing: bool,
 }
 
 /// A command that was sent.
@@ -37,14 +46,45 @@ enum Sent {
 }
 
 impl Writer {
-    pub(super) fn new(client: Client, stall: Option<Duration>, replace: bool) -> Self {
-        let (batch, unanswered) = (BytesMut::new(), Vec::new());
-        Self { client, stall, replace, batch, unanswered, written: 0, long: None }
+    /// `into_empty` looks once more before the first write whether the server is still empty.
+    pub(super) fn new(client: Client, stall: Option<Duration>, replace: bool, into_empty: bool) -> Self {
+        Self {
+            client,
+            stall,
+            replace,
+            batch: BytesMut::new(),
+            unanswered: Vec::new(),
+            written: 0,
+            into_empty,
+            sent: false,
+            ahead: 0,
+            passed: 0,
+            long: None,
+            passing: false,
+        }
+    }
+
+    /// Counts with a server's clock that is so many milliseconds ahead of this one.
+    pub(super) fn ahead_by(self, ahead: i64) -> Self {
+        Self { ahead, ..self }
     }
 
     /// How many keys and libraries may have been written.
     pub(super) fn written(&self) -> u64 {
-        self.written
+        if self.sent { self.written } else { 0 }
+    }
+
+    /// How many entries were passed over because their time has passed.
+    pub(super) fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// With `REPLACE` a server takes an entry whose time has passed as an order to remove the key.
+    fn passes(&mut self, entry: &Entry) -> bool {
+        let now = now_millis().saturating_add(self.ahead);
+        let passes = self.replace && entry.expires.is_some_and(|at| i128::from(at) <= i128::from(now));
+        self.passed += u64::from(passes);
+        passes
     }
 
     /// Writes something of a dump of this RDB version.
@@ -61,8 +101,11 @@ impl Writer {
                 self.unanswered.push(Sent::Function);
                 self.written += 1;
             }
+            Item::Entry(entry) if self.passes(&entry) => {}
             Item::Entry(entry) => self.entry(entry, version),
+            Item::Long(entry, _) if self.passes(&entry) => self.passing = true,
             Item::Long(entry, len) => self.long(entry, len),
+            Item::Part(_, last) if self.passing => self.passing = !last,
             Item::Part(part, last) => {
                 self.batch.extend_from_slice(&part);
                 if last {
@@ -148,6 +191,13 @@ impl Writer {
 
     async fn send(&mut self) -> Result<(), RedisError> {
         if !self.batch.is_empty() {
+            if self.into_empty
+                && !self.sent
+                && !Info::ask(&mut self.client).await?.is_empty(&mut self.client).await?
+            {
+                return Err(RedisError::Filled);
+            }
+            self.sent = true;
             limited(self.stall, self.client.send(&self.batch)).await?;
             self.batch.clear();
         }
@@ -158,6 +208,9 @@ impl Writer {
         match sent {
             Sent::Select(number) if answer.contains("out of range") => RedisError::FewerDatabases(*number),
             Sent::Select(_) => self.client.refused("SELECT", answer),
+            Sent::Function if answer.contains("already exists") => {
+                RedisError::FunctionExists(answer.to_owned())
+            }
             Sent::Function => self.client.refused("function|restore", answer),
             Sent::Key { command, name } => match self.client.refused(command, answer) {
                 RedisError::KeyExists(_) => RedisError::KeyExists(name.clone()),
@@ -181,6 +234,12 @@ async fn limited<T>(
             tokio::time::timeout(limit, work).await.unwrap_or(Err(RedisError::Stalled(limit.as_secs())))
         }
     }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_millis() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.ok().and_then(|since| i64::try_from(since.as_millis()).ok()).unwrap_or(0)
 }
 
 /// A key as a person may read it.

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::processes::all_arguments;
 use crate::redis::{dump, fill, format, request, restore};
-use crate::redis_server::{Answer, RedisServer};
+use crate::redis_server::{Answer, RedisServer, Session};
 
 async fn dumped(config: &RedisConfig) -> Result<Bytes, Error> {
     let dumper = RedisDumper::new(config)?;
@@ -299,6 +299,73 @@ async fn a_restore_that_breaks_off_leaves_the_target_empty() {
     restore(&target.restorer(), &whole, false).await.unwrap();
     assert_eq!(target.digest(), source.digest());
     assert_ne!(target.run("PTTL noise"), Answer::Number(-1));
+}
+
+#[tokio::test]
+async fn what_somebody_else_wrote_meanwhile_is_not_flushed() {
+    let source = RedisServer::redis(&[]);
+    source.run("DEBUG POPULATE 20000 ballast 300");
+    let mut session = source.session();
+    session.run("SELECT 9");
+    session.run("SET shared new");
+    let whole = dump(&source).await.0;
+    let late = whole.len() as u64 - 100_000;
+    // Before the first write, among what was written, and unseen until the stream fails.
+    for (when, command, word) in [
+        (0, "SET shared own", "not any more"),
+        (
+            0,
+            "FUNCTION LOAD #!lua\tname=lib\nredis.register_function('f',function()return\t1\tend)",
+            "not any more",
+        ),
+        (late, "SET shared own", "stay"),
+    ] {
+        let target = RedisServer::redis(&[]);
+        let restorer = target.restorer();
+        let plan = restorer.plan(&Context::new(), request(false)).await.unwrap();
+        let mut bytes = known(&format(), &whole);
+        let (socket, mut seen, mut done) = (target.socket(), 0, false);
+        bytes.bytes = bytes.bytes.inspect(move |chunk| {
+            seen += chunk.len() as u64;
+            if !done && seen > when {
+                done = true;
+                let mut session = Session::open(&socket);
+                session.run("SELECT 9");
+                session.run(command);
+            }
+        });
+        let error = restorer.restore(&Context::new(), plan, bytes).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert!(error.what().contains(word), "{error}");
+        let mut session = target.session();
+        session.run("SELECT 9");
+        if command.starts_with("SET") {
+            assert_eq!(session.run("GET shared"), Answer::Bytes(b"own".to_vec()), "{error}");
+        } else {
+            assert!(matches!(session.run("FUNCTION LIST"), Answer::List(all) if all.len() == 1));
+        }
+        assert_eq!(target.keys() > 0, when > 0 || command.starts_with("SET"));
+    }
+}
+
+#[tokio::test]
+async fn a_backup_of_a_key_that_has_expired_does_not_remove_a_living_one() {
+    let (source, target) = (RedisServer::redis(&[]), RedisServer::redis(&[]));
+    source.run("SET short old PX 1000");
+    let big = vec![b'x'; 5 << 20];
+    source.session().send(&[b"SET", b"long", &big, b"PX", b"1000"]);
+    source.run("SET lasting new");
+    let whole = dump(&source).await.0;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    for key in ["short", "long", "lasting"] {
+        target.run(&format!("SET {key} living"));
+    }
+    let config = RedisConfig { replace: true, ..target.config() };
+    let restored = restore(&RedisRestorer::new(&config).unwrap(), &whole, true).await.unwrap();
+    assert!(restored.warnings.iter().any(|told| told.starts_with("2 keys had expired")), "{restored:?}");
+    for (key, value) in [("short", "living"), ("long", "living"), ("lasting", "new")] {
+        assert_eq!(target.run(&format!("GET {key}")), Answer::Bytes(value.into()), "{key}");
+    }
 }
 
 #[tokio::test]
