@@ -459,6 +459,34 @@ async fn an_existing_database_is_refused_or_takes_what_is_new() {
     server.sql("mysql", &format!("CREATE DATABASE {} CHARACTER SET latin1", quoted(&empty.name)));
     restore(&empty.config(), &whole, false).await.unwrap();
     assert_eq!(empty.sql("SELECT i FROM a; SELECT @@character_set_database"), "1\nlatin1");
+    // Nothing in the target is replaced, whatever the case of its name.
+    source.sql(
+        "CREATE PROCEDURE Ours() SELECT 'dump'; CREATE FUNCTION f() RETURNS int DETERMINISTIC RETURN 1;",
+    );
+    source.sql("CREATE EVENT e ON SCHEDULE EVERY 1 DAY DO SELECT 1; CREATE TRIGGER tr BEFORE INSERT ON a FOR EACH ROW SET NEW.i = 1;");
+    let defined = dump_of(&source.config()).await;
+    for (mine, kept) in [
+        (
+            "CREATE PROCEDURE ours() SELECT 'mine'",
+            "SELECT ROUTINE_DEFINITION FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = database()",
+        ),
+        ("CREATE FUNCTION F() RETURNS int DETERMINISTIC RETURN 2", "SELECT F()"),
+        (
+            "CREATE EVENT E ON SCHEDULE EVERY 2 DAY DO SELECT 2",
+            "SELECT EVENT_DEFINITION FROM information_schema.EVENTS WHERE EVENT_SCHEMA = database()",
+        ),
+        (
+            "CREATE TABLE other (i int); CREATE TRIGGER TR BEFORE INSERT ON other FOR EACH ROW SET NEW.i = 2",
+            "SELECT ACTION_STATEMENT FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = database()",
+        ),
+    ] {
+        let target = server.database("into_defined");
+        target.sql(mine);
+        let before = (target.sql(kept), target.sql("SHOW TABLES"));
+        let error = restore(&target.config(), &defined, true).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{mine}: {error}");
+        assert_eq!((target.sql(kept), target.sql("SHOW TABLES")), before, "{mine}");
+    }
     // A routine alone is something, too.
     let routine = server.database("into_routine");
     routine.sql("CREATE PROCEDURE p() SELECT 1");
@@ -681,9 +709,14 @@ async fn a_dump_that_reaches_beyond_its_databases_is_refused() {
     let (format, whole) = dump_of(&source.config()).await;
     let text = String::from_utf8(whole.to_vec()).unwrap();
     let target = source.server.free_name("foreign_back");
-    for statement in
-        ["DROP DATABASE `mysql`;", "SET GLOBAL read_only = 1;", "CHANGE MASTER TO MASTER_HOST='x';"]
-    {
+    for statement in [
+        "DROP DATABASE `mysql`;",
+        "SET GLOBAL read_only = 1;",
+        "CHANGE MASTER TO MASTER_HOST='x';",
+        // A text in a routine that looks like the end of its block.
+        "DELIMITER ;;\nCREATE PROCEDURE `p`() SELECT '\n;;\nDELIMITER ;\nINSERT INTO `mysql`.`user` SELECT * FROM x; '\n;;\nDELIMITER ;\n",
+        "CREATE USER IF NOT EXISTS `x`@`%`;",
+    ] {
         let changed = text.replace("CREATE TABLE `t`", &format!("{statement}\nCREATE TABLE `t`"));
         let error = restore(&target.config(), &(format.clone(), changed.into()), false).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{statement}: {error}");

@@ -93,27 +93,7 @@ impl MysqlRestorer {
             Some(target) => names.into_iter().filter(|name| name == target).collect(),
             None => names,
         };
-        let mut existing: BTreeMap<String, BTreeSet<String>> =
-            wanted.iter().map(|name| (name.clone(), BTreeSet::new())).collect();
-        if !wanted.is_empty() {
-            for table in tables(cx, &sql, &wanted).await? {
-                existing.entry(table.database).or_default().insert(table.name);
-            }
-            // A database with nothing but routines or events is not empty.
-            let list: Vec<String> = wanted.iter().map(|name| literal(name)).collect();
-            let list = list.join(", ");
-            let others = format!(
-                "SELECT ROUTINE_SCHEMA, CONCAT('routine ', ROUTINE_NAME) FROM information_schema.ROUTINES \
-                 WHERE ROUTINE_SCHEMA IN ({list});\n\
-                 SELECT EVENT_SCHEMA, CONCAT('event ', EVENT_NAME) FROM information_schema.EVENTS \
-                 WHERE EVENT_SCHEMA IN ({list})"
-            );
-            for row in sql.ask(cx, &others).await? {
-                if let [database, name] = row.as_slice() {
-                    existing.entry(database.clone()).or_default().insert(name.clone());
-                }
-            }
-        }
+        let existing = held(cx, &sql, &wanted).await?;
         Ok(Looked { sql, server, existing, leftovers })
     }
 
@@ -136,6 +116,44 @@ impl MysqlRestorer {
             pattern(target)
         ))
     }
+}
+
+/// What databases hold: tables and views by their names, everything else by its `key`.
+async fn held(
+    cx: &Context,
+    sql: &Sql,
+    databases: &[String],
+) -> Result<BTreeMap<String, BTreeSet<String>>, MysqlError> {
+    let mut held: BTreeMap<String, BTreeSet<String>> =
+        databases.iter().map(|name| (name.clone(), BTreeSet::new())).collect();
+    if databases.is_empty() {
+        return Ok(held);
+    }
+    for table in tables(cx, sql, databases).await? {
+        held.entry(table.database).or_default().insert(table.name);
+    }
+    // A database with nothing but routines or events is not empty.
+    let list: Vec<String> = databases.iter().map(|name| literal(name)).collect();
+    let list = list.join(", ");
+    let others = format!(
+        "SELECT ROUTINE_SCHEMA, ROUTINE_TYPE, ROUTINE_NAME FROM information_schema.ROUTINES \
+         WHERE ROUTINE_SCHEMA IN ({list});\n\
+         SELECT EVENT_SCHEMA, 'EVENT', EVENT_NAME FROM information_schema.EVENTS WHERE EVENT_SCHEMA IN ({list});\n\
+         SELECT TRIGGER_SCHEMA, 'TRIGGER', TRIGGER_NAME FROM information_schema.TRIGGERS \
+         WHERE TRIGGER_SCHEMA IN ({list})"
+    );
+    for row in sql.ask(cx, &others).await? {
+        if let [database, kind, name] = row.as_slice() {
+            held.entry(database.clone()).or_default().insert(key(kind, name));
+        }
+    }
+    Ok(held)
+}
+
+/// What a routine, event or trigger is known by among what a database holds: no table can have that
+/// name, and case makes no difference.
+fn key(kind: &str, name: &str) -> String {
+    format!("\0{} {}", kind.to_lowercase(), name.to_lowercase())
 }
 
 /// The server as a restore finds it.

@@ -29,7 +29,7 @@ pub(super) struct Routing {
     pub(super) target: Option<String>,
     /// The end of the temporary names.
     pub(super) suffix: String,
-    /// What databases hold already: names of tables and views; empty for one without any.
+    /// What databases hold already: empty for one that holds nothing.
     pub(super) existing: BTreeMap<String, BTreeSet<String>>,
     /// Whether a target that holds something may take more.
     pub(super) into_existing: bool,
@@ -57,6 +57,8 @@ pub(super) struct Waiting {
     pub(super) parts: Vec<(String, Part)>,
     /// Statements to be run when the tables are in place.
     pub(super) definitions: Vec<u8>,
+    /// What they make, by target and `key`.
+    pub(super) names: BTreeSet<(String, String)>,
     /// Accounts and grants.
     pub(super) accounts: Vec<u8>,
     /// Everyone that a definition runs as.
@@ -242,12 +244,15 @@ impl Router {
                 self.waiting.definitions.extend_from_slice(renamed.as_bytes());
             }
             Unit::Definition(what, name) => {
-                if *what == Definition::View {
-                    self.refuse_clash(name)?;
+                self.note(*what, name)?;
+                self.define(text);
+            }
+            Unit::Block => {
+                for (what, name) in Unit::of_block(text) {
+                    self.note(what, &name)?;
                 }
                 self.define(text);
             }
-            Unit::Block => self.define(text),
             Unit::Account => self.waiting.accounts.extend_from_slice(text),
             _ => {}
         }
@@ -288,15 +293,43 @@ impl Router {
         Ok(part)
     }
 
+    /// Takes down what is defined, which nothing in the target may be named like.
+    fn note(&mut self, what: Definition, name: &str) -> Result<(), Stop> {
+        let key = what.key(name);
+        self.refuse_clash(&key)?;
+        if let Some(target) = &self.database {
+            self.waiting.names.insert((target.clone(), key));
+        }
+        Ok(())
+    }
+
     /// What the target holds already is not replaced.
     fn refuse_clash(&self, name: &str) -> Result<(), Stop> {
         let Some(target) = &self.database else { return Ok(()) };
         match self.routing.existing.get(target) {
             Some(tables) if tables.contains(name) => Err(Stop(
-                MysqlError::Clash(format!("{name:?}")).about(&self.routing.subject).at(Stage::Restore),
+                MysqlError::Clash(format!("{:?}", name.trim_start_matches('\0')))
+                    .about(&self.routing.subject)
+                    .at(Stage::Restore),
             )),
             _ => Ok(()),
         }
+    }
+}
+
+impl Definition {
+    /// What it is known by among what a database holds.
+    fn key(self, name: &str) -> String {
+        let kind = match self {
+            Self::View => return name.to_owned(),
+            Self::Trigger => "trigger",
+            Self::Procedure => "procedure",
+            Self::Function => "function",
+            Self::Package => "package",
+            Self::PackageBody => "package body",
+            Self::Event => "event",
+        };
+        super::key(kind, name)
     }
 }
 

@@ -151,7 +151,10 @@ impl Script {
     }
 
     fn begin(&mut self, head: &[u8]) -> Result<Unit, ScriptError> {
-        let unit = Unit::of(head);
+        let mut unit = Unit::of(head);
+        if unit == Unit::Account && !self.contents.databases.is_empty() {
+            unit = Unit::Foreign("a statement about accounts after the first database");
+        }
         match &unit {
             Unit::Comment if head.trim_ascii_start().starts_with(COMPLETED) => {
                 self.table = None;

@@ -63,46 +63,37 @@ impl Unit {
         if text.starts_with(b"DELIMITER ;;") {
             return Self::Block;
         }
-        let mut words = Words { rest: text };
-        match words.keyword().as_str() {
-            "SET" => {
-                // A role that an account has from the start is the account's.
-                let mut next = words.clone();
-                if next.keyword() == "DEFAULT" && next.keyword() == "ROLE" {
-                    return Self::Account;
-                }
-                if words.rest.to_ascii_uppercase().windows(6).take(64).any(|part| part == b"GLOBAL") {
-                    return Self::Foreign("SET GLOBAL");
-                }
-                Self::Session
+        let words = Words { rest: text };
+        words.clone().unit(text.len() >= super::HEAD_MAX).unwrap_or_else(|| {
+            let (mut first, mut next) = (words.clone(), words);
+            Self::Foreign(match (first.keyword().as_str(), next.second().as_str()) {
+                ("SET", _) => "SET of something that is not the session's (SET GLOBAL and the like)",
+                ("DROP", "DATABASE" | "SCHEMA") => "DROP DATABASE",
+                ("CHANGE", _) => "CHANGE MASTER",
+                ("START" | "STOP", _) => "START or STOP of a replica",
+                _ => "a statement that no dump program writes, or one about another database",
+            })
+        })
+    }
+
+    /// The routines, triggers and events that a block makes or drops.
+    pub(in crate::mysql) fn of_block(text: &[u8]) -> Vec<(Definition, String)> {
+        let text = text.trim_ascii_start();
+        let text = text.strip_prefix(b"DELIMITER ;;").unwrap_or(text);
+        let mut found = Vec::new();
+        let mut start = 0;
+        for end in memchr::memmem::find_iter(text, b";;\n").chain([text.len()]) {
+            let statement = &text[start.min(end)..end];
+            start = end + 3;
+            let mut words = Words { rest: statement };
+            if matches!(words.keyword().as_str(), "CREATE" | "DROP")
+                && let Some(Object::Definition(what)) = words.object()
+                && let Some(name) = words.last_name()
+            {
+                found.push((what, name));
             }
-            "USE" => Self::Use(words.name().unwrap_or_default()),
-            "INSERT" | "REPLACE" => Self::Insert,
-            "GRANT" | "REVOKE" => Self::Account,
-            "CHANGE" => Self::Foreign("CHANGE MASTER"),
-            "START" | "STOP" => Self::Foreign("START or STOP of a replica"),
-            "DROP" => match words.object() {
-                Some(Object::Definition(what)) => Self::Definition(what, words.name().unwrap_or_default()),
-                Some(Object::Database) => Self::Foreign("DROP DATABASE"),
-                _ => Self::Table,
-            },
-            "ALTER" => match words.object() {
-                Some(Object::Database) => Self::AlterDatabase(words.name().unwrap_or_default()),
-                Some(Object::Account) => Self::Account,
-                _ => Self::Table,
-            },
-            "CREATE" => match words.object() {
-                Some(Object::Database) => {
-                    let name = words.name().unwrap_or_default();
-                    Self::CreateDatabase { name, text: character_set(words.rest) }
-                }
-                Some(Object::Table) => Self::CreateTable(words.name().unwrap_or_default()),
-                Some(Object::Definition(what)) => Self::Definition(what, words.name().unwrap_or_default()),
-                Some(Object::Account) => Self::Account,
-                Some(Object::Sequence) | None => Self::Table,
-            },
-            _ => Self::Table,
         }
+        found
     }
 }
 
@@ -122,6 +113,178 @@ struct Words<'a> {
 }
 
 impl Words<'_> {
+    /// The unit of a statement, if it is one that the dump programs write; `cut` if more of it
+    /// follows.
+    ///
+    /// Text inside of a routine can look like the end of its block to somebody who reads lines. What
+    /// follows must then not reach anything beyond the temporary databases, so this is a list of what
+    /// is allowed, and names are those of the current database.
+    fn unit(mut self, cut: bool) -> Option<Unit> {
+        let first = self.keyword();
+        match first.as_str() {
+            "SET" => {
+                // A role that an account has from the start is the account's.
+                let mut next = self.clone();
+                if next.keyword() == "DEFAULT" && next.keyword() == "ROLE" {
+                    return Some(Unit::Account);
+                }
+                (!cut && self.is_of_session()).then_some(Unit::Session)
+            }
+            "USE" => self.own_name().map(Unit::Use),
+            "INSERT" | "REPLACE" => {
+                self.pass_word(&["IGNORE"]);
+                self.pass_word(&["INTO"]).then_some(())?;
+                self.own_name().map(|_| Unit::Insert)
+            }
+            "GRANT" | "REVOKE" => Some(Unit::Account),
+            "COMMIT" => Some(Unit::Table),
+            "DO" | "SELECT" => {
+                (self.pass_word(&["SETVAL"]) && self.pass_word(&["("])).then_some(())?;
+                self.own_name().map(|_| Unit::Table)
+            }
+            "LOCK" => {
+                self.pass_word(&["TABLES", "TABLE"]).then_some(())?;
+                self.own_name().map(|_| Unit::Table)
+            }
+            "UNLOCK" => self.pass_word(&["TABLES", "TABLE"]).then_some(Unit::Table),
+            "DROP" => match self.object()? {
+                Object::Definition(what) => self.own_name().map(|name| Unit::Definition(what, name)),
+                Object::Table | Object::Sequence => self.own_name().map(|_| Unit::Table),
+                _ => None,
+            },
+            "ALTER" => match self.object()? {
+                Object::Database => self.own_name().map(Unit::AlterDatabase),
+                Object::Table => {
+                    self.own_name()?;
+                    (self.pass_word(&["DISABLE", "ENABLE"]) && self.pass_word(&["KEYS"]))
+                        .then_some(Unit::Table)
+                }
+                _ => None,
+            },
+            "ANALYZE" => {
+                self.pass_word(&["TABLE"]).then_some(())?;
+                self.own_name().map(|_| Unit::Table)
+            }
+            "CREATE" => match self.object()? {
+                Object::Database => {
+                    let name = self.own_name()?;
+                    Some(Unit::CreateDatabase { name, text: character_set(self.rest) })
+                }
+                Object::Table => self.own_name().map(Unit::CreateTable),
+                Object::Sequence => self.own_name().map(|_| Unit::Table),
+                // Everything else is made in blocks.
+                Object::Definition(Definition::View) => {
+                    self.own_name().map(|name| Unit::Definition(Definition::View, name))
+                }
+                Object::Definition(_) => None,
+                Object::Account => ["IF", "NOT", "EXISTS"]
+                    .iter()
+                    .all(|word| self.pass_word(&[word]))
+                    .then_some(Unit::Account),
+            },
+            _ => None,
+        }
+    }
+
+    /// The second word.
+    fn second(&mut self) -> String {
+        self.keyword();
+        self.keyword()
+    }
+
+    /// Passes the next word over if it is one of these.
+    fn pass_word(&mut self, words: &[&str]) -> bool {
+        let mut next = self.clone();
+        let found = words.contains(&&*next.keyword());
+        if found {
+            *self = next;
+        }
+        found
+    }
+
+    /// The next name, if it is quoted and names something of the current database.
+    fn own_name(&mut self) -> Option<String> {
+        for word in ["IF", "NOT", "EXISTS"] {
+            self.pass_word(&[word]);
+        }
+        self.pass_marks();
+        if self.rest.first() != Some(&b'`') {
+            return None;
+        }
+        let name = self.quoted();
+        self.pass_marks();
+        // A comment could stand before the dot.
+        (!name.is_empty() && !matches!(self.rest.first(), Some(b'.' | b'/' | b'-' | b'#'))).then_some(name)
+    }
+
+    /// Whether `SET` changes nothing but the session: assignments of plain values to the variables
+    /// that the programs write.
+    fn is_of_session(&mut self) -> bool {
+        const OF_SESSION: [&str; 14] = [
+            "NAMES",
+            "TIME_ZONE",
+            "SQL_MODE",
+            "FOREIGN_KEY_CHECKS",
+            "UNIQUE_CHECKS",
+            "SQL_NOTES",
+            "NOTE_VERBOSITY",
+            "AUTOCOMMIT",
+            "CHARACTER_SET_CLIENT",
+            "CHARACTER_SET_RESULTS",
+            "CHARACTER_SET_CONNECTION",
+            "COLLATION_CONNECTION",
+            "COLLATION_DATABASE",
+            "CHARACTER_SET_DATABASE",
+        ];
+        loop {
+            let mut word = self.keyword();
+            if word == "@" {
+                if self.rest.first() == Some(&b'@') {
+                    self.keyword();
+                    word = self.keyword();
+                    let of_session = matches!(word.as_str(), "SESSION" | "LOCAL");
+                    if self.rest.first() == Some(&b'.') {
+                        if !of_session {
+                            return false;
+                        }
+                        self.keyword();
+                        word = self.keyword();
+                    }
+                } else {
+                    word = self.keyword();
+                }
+                if !is_plain(&word) {
+                    return false;
+                }
+            } else {
+                if matches!(word.as_str(), "SESSION" | "LOCAL") {
+                    word = self.keyword();
+                }
+                if !OF_SESSION.contains(&&*word) {
+                    return false;
+                }
+            }
+            if word != "NAMES" {
+                self.pass_word(&[":"]);
+                if !self.pass_word(&["="]) {
+                    return false;
+                }
+            }
+            // Values: nothing that could call or ask something.
+            loop {
+                let word = self.keyword();
+                match word.as_str() {
+                    "," => break,
+                    ";" | "" => return true,
+                    "\"" | "'" | "@" | "+" | "." | "=" => {}
+                    "-" if self.rest.first() != Some(&b'-') => {}
+                    word if is_plain(word) => {}
+                    _ => return false,
+                }
+            }
+        }
+    }
+
     /// The next word in upper case; a quoted text, a number or a sign as it begins.
     fn keyword(&mut self) -> String {
         self.pass_marks();
@@ -137,11 +300,30 @@ impl Words<'_> {
         String::from_utf8_lossy(word).to_ascii_uppercase()
     }
 
-    /// What kind of thing a statement is about: the first word that says so before any name that is
-    /// not an account's.
+    /// What kind of thing a statement is about: the first word after those that may stand before
+    /// it, a definer's name among them.
     fn object(&mut self) -> Option<Object> {
+        const BEFORE: [&str; 14] = [
+            "OR",
+            "REPLACE",
+            "ALGORITHM",
+            "=",
+            "UNDEFINED",
+            "MERGE",
+            "TEMPTABLE",
+            "DEFINER",
+            "@",
+            "CURRENT_USER",
+            "SQL",
+            "SECURITY",
+            "INVOKER",
+            "AGGREGATE",
+        ];
+        let mut of_definer = false;
         for _ in 0..64 {
             let word = self.keyword();
+            let is_definer =
+                std::mem::replace(&mut of_definer, matches!(&*word, "DEFINER" | "=" | "@" | "`"));
             return Some(match word.as_str() {
                 "DATABASE" | "SCHEMA" => Object::Database,
                 "TABLE" => Object::Table,
@@ -161,15 +343,16 @@ impl Words<'_> {
                         Object::Definition(Definition::Package)
                     }
                 }
-                "" => return None,
-                _ => continue,
+                "`" if is_definer => continue,
+                word if BEFORE.contains(&word) => continue,
+                _ => return None,
             });
         }
         None
     }
 
     /// The name that comes next, after `IF NOT EXISTS` or `IF EXISTS`; of a qualified one the last.
-    fn name(&mut self) -> Option<String> {
+    fn last_name(&mut self) -> Option<String> {
         for _ in 0..4 {
             self.pass_marks();
             match self.rest.first()? {
@@ -183,7 +366,19 @@ impl Words<'_> {
                 }
                 _ => match self.keyword().as_str() {
                     "IF" | "NOT" | "EXISTS" => {}
-                    // Only what is quoted is a name to us, and the programs quote all of them.
+                    // What somebody wrote is shown as they wrote it.
+                    word if is_plain(word) => {
+                        let mut name = word.to_owned();
+                        if self.rest.first() == Some(&b'.') {
+                            self.keyword();
+                            self.pass_marks();
+                            if self.rest.first() == Some(&b'`') {
+                                return Some(self.quoted());
+                            }
+                            name = self.keyword();
+                        }
+                        return Some(name);
+                    }
                     _ => return None,
                 },
             }
@@ -232,6 +427,11 @@ impl Words<'_> {
     }
 }
 
+/// Whether it is a word of letters, digits and underlines.
+fn is_plain(word: &str) -> bool {
+    !word.is_empty() && word.chars().all(|char| char.is_alphanumeric() || char == '_' || char == '$')
+}
+
 /// `CHARACTER SET x COLLATE y`, from words of a small alphabet.
 fn character_set(text: &[u8]) -> Option<String> {
     let mut words = Words { rest: text };
@@ -269,7 +469,10 @@ mod tests {
             ("  \n", Unit::Blank),
             ("/*!40101 SET NAMES utf8mb4 */;", Unit::Session),
             ("SET @saved_cs_client     = @@character_set_client;", Unit::Session),
-            ("SET @@GLOBAL.GTID_PURGED=/*!80000 '+'*/ 'x';", Unit::Foreign("SET GLOBAL")),
+            (
+                "SET @@GLOBAL.GTID_PURGED=/*!80000 '+'*/ 'x';",
+                Unit::Foreign("SET of something that is not the session's (SET GLOBAL and the like)"),
+            ),
             ("SET DEFAULT ROLE `r` TO `u`@`%`;", Unit::Account),
             (
                 "\n\nCREATE DATABASE /*!32312 IF NOT EXISTS*/ `a``b` /*!40100 DEFAULT CHARACTER SET latin1 COLLATE latin1_swedish_ci */;",
@@ -318,5 +521,81 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(Unit::of(text.as_bytes()), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn only_what_dump_programs_write_is_taken() {
+        for text in [
+            "SET @OLD_TIME_ZONE=@@TIME_ZONE, NOTE_VERBOSITY=0, @x := 'a;''b' */;",
+            "/*!40101 SET @OLD_SQL_MODE=@@SQL_MODE, SQL_MODE='NO_AUTO_VALUE_ON_ZERO' */;",
+            "/*!50003 SET sql_mode              = 'A,B' */ ;",
+            "/*!40103 SET TIME_ZONE='+00:00' */;",
+            "SET NAMES utf8mb4 COLLATE utf8mb4_bin;",
+            "SET @@SESSION.SQL_LOG_BIN= 0;",
+            "SET @OLD_AUTOCOMMIT=@@AUTOCOMMIT, @@AUTOCOMMIT=0;",
+        ] {
+            assert_eq!(Unit::of(text.as_bytes()), Unit::Session, "{text}");
+        }
+        for text in [
+            "LOCK TABLES `t` WRITE;",
+            "UNLOCK TABLES;",
+            "COMMIT;",
+            "commit;",
+            "DO SETVAL(`s`, 1, 0);",
+            "SELECT SETVAL(`s`, 1, 0);",
+            "DROP SEQUENCE IF EXISTS `s`;",
+        ] {
+            assert_eq!(Unit::of(text.as_bytes()), Unit::Table, "{text}");
+        }
+        for text in [
+            "SET PASSWORD = 'x';",
+            "SET PASSWORD FOR root@localhost = 'x';",
+            "SET ROLE admin;",
+            "SET PERSIST x = 1;",
+            "SET @@PERSIST.x = 1;",
+            "SET @@GLOBAL . x = 1;",
+            "SET @a = 1, GLOBAL x = 1;",
+            "SET @a = 1 /*!50000 , GLOBAL x = 1 */;",
+            "SET @a = (SELECT 1);",
+            "SET @a = other.f();",
+            "SET sql_log_bin = 0;",
+            "SET @a = 1 /* x */, GLOBAL y = 1;",
+            "INSERT INTO `mysql`.`user` VALUES (1);",
+            "INSERT INTO mysql.user VALUES (1);",
+            "INSERT INTO `mysql`/**/.`user` VALUES (1);",
+            "INSERT INTO `mysql` /*!50000 . `user` */ VALUES (1);",
+            "CREATE TABLE `other`.`t` (i int);",
+            "DROP TABLE IF EXISTS `other`.`t`;",
+            "DROP VIEW `other`.`v`;",
+            "ALTER TABLE `t` RENAME TO `other`.`t`;",
+            "ALTER TABLE other.t DISABLE KEYS;",
+            "ALTER USER root@localhost IDENTIFIED BY 'x';",
+            "DROP USER root@localhost;",
+            "CREATE OR REPLACE USER `u`@`%`;",
+            "CREATE FUNCTION `f` RETURNS INTEGER SONAME 'x.so';",
+            "CREATE SERVER s FOREIGN DATA WRAPPER mysql OPTIONS (USER 'x');",
+            "UPDATE `mysql`.`user` SET x = 1;",
+            "DELETE FROM t;",
+            "TRUNCATE t;",
+            "CALL p();",
+            "RENAME TABLE a TO b;",
+            "LOAD DATA INFILE 'x' INTO TABLE t;",
+            "SELECT 1 INTO OUTFILE '/tmp/x';",
+            "PREPARE s FROM 'x';",
+            "EXECUTE IMMEDIATE 'x';",
+            "INSTALL SONAME 'x';",
+            "FLUSH PRIVILEGES;",
+            "USE mysql;",
+        ] {
+            assert!(matches!(Unit::of(text.as_bytes()), Unit::Foreign(_)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_block_tells_what_it_makes() {
+        let text = b"DELIMITER ;;\n/*!50003 SET x = 1 */ ;;\n/*!50106 CREATE*/ /*!50117 DEFINER=`a`@`%`*/ /*!50106 EVENT `e` DO \nSELECT 1 */ ;;\n\
+            CREATE OR REPLACE DEFINER=`a`@`%` PROCEDURE p() BEGIN END ;;\nDELIMITER ;\n";
+        let expected = [(Definition::Event, "e".to_owned()), (Definition::Procedure, "P".to_owned())];
+        assert_eq!(Unit::of_block(text), expected);
     }
 }
