@@ -12,6 +12,7 @@
 
 mod dump;
 mod error;
+mod hidden;
 mod inspect;
 mod pattern;
 mod restore;
