@@ -49,9 +49,14 @@ impl FolderDumper {
             links: HashMap::new(),
             counts: Counts::default(),
         };
-        walk(&self.path, &Wanted::new(what), &mut archive)?;
-        if archive.counts.folders == 0 {
-            let what = "nothing in it fits the patterns of include";
+        let wanted = Wanted::new(what);
+        walk(&self.path, &wanted, &mut archive)?;
+        let unused = wanted.unused();
+        if !unused.is_empty() || archive.counts.folders == 0 {
+            let what = match unused.len() {
+                0 => "nothing in it fits the patterns of include".to_owned(),
+                _ => format!("nothing in it fits the pattern of include {}", unused.join(", ")),
+            };
             return Err(Error::new(ErrorKind::NotFound, self.path.display().to_string(), what).with_hint(
                 "check the patterns: one without a slash is held against the last part of a name",
             ));
@@ -244,6 +249,18 @@ impl Visitor for Archive<'_> {
         Err(error)
     }
 
+    fn altered(&mut self, path: &[u8]) -> Result<()> {
+        match self.changes {
+            Changes::Fail => Err(self.changed(path, "the folder changed while what is in it was read")),
+            Changes::Warn => {
+                let what =
+                    "the folder changed while what is in it was read, so what came or moved may be missing";
+                self.cx.report(Event::Warning(&format!("{}: {what}", full(self.root, path).display())));
+                Ok(())
+            }
+        }
+    }
+
     fn vanished(&mut self, path: &[u8]) -> Result<()> {
         match self.changes {
             Changes::Fail => Err(self.changed(path, "went away while the folder was read")),
@@ -255,8 +272,8 @@ impl Visitor for Archive<'_> {
     }
 }
 
-/// What changes with every change of a file.
-fn stamp(stat: &Stat) -> (i64, i64, u64, i64, u64) {
+/// What changes with every change of a file, or of a folder's list of names.
+pub(super) fn stamp(stat: &Stat) -> (i64, i64, u64, i64, u64) {
     (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
 }
 
@@ -338,6 +355,10 @@ impl Visitor for Look<'_> {
 
     fn closed(&mut self, path: &[u8], _error: Error) -> Result<()> {
         self.unreadable(path, true);
+        Ok(())
+    }
+
+    fn altered(&mut self, _path: &[u8]) -> Result<()> {
         Ok(())
     }
 

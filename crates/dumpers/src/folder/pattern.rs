@@ -1,5 +1,7 @@
 //! Which entries are wanted.
 
+use std::cell::Cell;
+
 use backup_core::Selection;
 
 /// Patterns over names below the folder. `*` and `?` stand for anything but a slash, `**` for
@@ -9,6 +11,8 @@ use backup_core::Selection;
 pub(super) struct Wanted {
     include: Vec<Vec<u8>>,
     exclude: Vec<Vec<u8>>,
+    /// The patterns of `include` that fitted something.
+    used: Vec<Cell<bool>>,
 }
 
 impl Wanted {
@@ -18,7 +22,9 @@ impl Wanted {
                 list.iter().map(|text| text.strip_prefix("./").unwrap_or(text).trim_end_matches('/'));
             trimmed.map(|text| text.as_bytes().to_vec()).collect()
         };
-        Self { include: patterns(&what.include), exclude: patterns(&what.exclude) }
+        let include: Vec<Vec<u8>> = patterns(&what.include);
+        let used = vec![Cell::new(false); include.len()];
+        Self { include, exclude: patterns(&what.exclude), used }
     }
 
     /// Whether everything is wanted.
@@ -33,7 +39,20 @@ impl Wanted {
 
     /// This, and all below it.
     pub(super) fn includes(&self, path: &[u8]) -> bool {
-        self.include.is_empty() || self.include.iter().any(|pattern| fits(pattern, path))
+        let mut included = self.include.is_empty();
+        for (pattern, used) in self.include.iter().zip(&self.used) {
+            if fits(pattern, path) {
+                used.set(true);
+                included = true;
+            }
+        }
+        included
+    }
+
+    /// The patterns of `include` that fitted nothing so far.
+    pub(super) fn unused(&self) -> Vec<String> {
+        let unused = self.include.iter().zip(&self.used).filter(|(_, used)| !used.get());
+        unused.map(|(pattern, _)| String::from_utf8_lossy(pattern).into_owned()).collect()
     }
 }
 

@@ -19,7 +19,8 @@ use super::tar::{Entry, EntryKind, TarEvent, TarReader};
 use crate::publish::file_error;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-const SET_ID: u32 = 0o6000;
+const SET_USER_ID: u32 = 0o4000;
+const SET_GROUP_ID: u32 = 0o2000;
 
 /// Writes an archive below one folder.
 #[derive(Debug)]
@@ -146,8 +147,15 @@ impl Unpacker {
         let mut mode = entry.mode;
         if self.owners {
             rustix::fs::fchown(fd, owner(entry), group(entry)).map_err(fail)?;
-        } else if rustix::process::geteuid().as_raw() != entry.uid {
-            mode &= !SET_ID;
+        } else {
+            // The file has the group that the system gave it, perhaps its folder's.
+            let now = rustix::fs::fstat(fd).map_err(fail)?;
+            if now.st_uid != entry.uid {
+                mode &= !(SET_USER_ID | SET_GROUP_ID);
+            }
+            if now.st_gid != entry.gid {
+                mode &= !SET_GROUP_ID;
+            }
         }
         rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).map_err(fail)?;
         rustix::fs::futimens(fd, &times(entry)).map_err(fail)?;
@@ -311,5 +319,17 @@ mod tests {
         assert!(warnings[0].starts_with("1 entries"), "{warnings:?}");
         let mode = std::fs::metadata(around.path().join("run")).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o755);
+    }
+
+    #[test]
+    fn without_owners_nothing_runs_as_another_group() {
+        let around = tempfile::tempdir().unwrap();
+        let group = std::fs::metadata(around.path()).unwrap().gid();
+        let with = |path: &str, gid| Entry { gid, mode: 0o6755, ..entry(path, EntryKind::File, "") };
+        unpack(around.path(), &[with("other", group + 1), with("own", group)]).unwrap();
+        for (name, expected) in [("other", 0o4755), ("own", 0o6755)] {
+            let mode = std::fs::metadata(around.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, expected, "{name}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use backup_core::{Error, ErrorKind, Result};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::dump::stamp;
 use super::pattern::Wanted;
 use crate::publish::file_error;
 
@@ -32,6 +33,9 @@ pub(super) trait Visitor {
     /// A folder that cannot be read.
     fn closed(&mut self, path: &[u8], error: Error) -> Result<()>;
 
+    /// A folder whose list of names is another now than when it was read.
+    fn altered(&mut self, path: &[u8]) -> Result<()>;
+
     /// An entry that went away after its folder was listed.
     fn vanished(&mut self, path: &[u8]) -> Result<()>;
 }
@@ -45,6 +49,8 @@ struct Frame {
     included: bool,
     /// Its own entry, until something below is wanted.
     pending: Option<Stat>,
+    /// What it was like before its names were read.
+    listed: Stat,
 }
 
 /// The path of an entry, for a person.
@@ -66,7 +72,13 @@ pub(super) fn walk(root: &Path, wanted: &Wanted, visitor: &mut dyn Visitor) -> R
     while let Some(top) = frames.last_mut() {
         path.truncate(top.len);
         let Some(name) = top.names.next() else {
+            let after = rustix::fs::fstat(&top.fd)
+                .map_err(|errno| file_error(&full(root, &path), "cannot be looked at", errno.into()))?;
+            let altered = stamp(&top.listed) != stamp(&after);
             frames.pop();
+            if altered {
+                visitor.altered(&path)?;
+            }
             continue;
         };
         if !path.is_empty() {
@@ -76,7 +88,8 @@ pub(super) fn walk(root: &Path, wanted: &Wanted, visitor: &mut dyn Visitor) -> R
         if wanted.excludes(&path) {
             continue;
         }
-        let included = top.included || wanted.includes(&path);
+        // Asked in any case, so that it knows which patterns fit something.
+        let included = wanted.includes(&path) || top.included;
         let stat = match rustix::fs::statat(&top.fd, &*name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => {
@@ -123,7 +136,7 @@ fn frame(fd: OwnedFd, root: &Path, path: &[u8], included: bool) -> Result<Frame>
         }
     }
     names.sort();
-    Ok(Frame { fd, names: names.into_iter(), len: path.len(), included, pending: Some(stat) })
+    Ok(Frame { fd, names: names.into_iter(), len: path.len(), included, pending: Some(stat), listed: stat })
 }
 
 /// Shows the last folder if it is wanted for itself.

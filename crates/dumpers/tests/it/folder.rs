@@ -257,11 +257,14 @@ async fn a_file_that_changes_while_it_is_read_is_noticed() {
     let shrink =
         |root: &Path| File::options().write(true).open(root.join("big")).unwrap().set_len(10 << 20).unwrap();
     let remove = |root: &Path| fs::remove_file(root.join("later")).unwrap();
+    // As a file does that is moved from a folder whose turn comes into one that was listed.
+    let add = |root: &Path| write(&root.join("moved"), "m");
     for (what, error) in [
         ("changed", meanwhile(Changes::Fail, append).await.unwrap_err()),
         ("shrank", meanwhile(Changes::Fail, shrink).await.unwrap_err()),
         ("shrank", meanwhile(Changes::Warn, shrink).await.unwrap_err()),
         ("went away", meanwhile(Changes::Fail, remove).await.unwrap_err()),
+        ("the folder changed", meanwhile(Changes::Fail, add).await.unwrap_err()),
     ] {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         assert!(error.what().contains(what), "{error}");
@@ -275,6 +278,8 @@ async fn a_file_that_changes_while_it_is_read_is_noticed() {
     assert!(heard[0].contains("went away"), "{heard:?}");
     restore(&target.path().join("b"), &whole, false).await.unwrap();
     assert!(!target.path().join("b/later").exists());
+    let (_, heard) = meanwhile(Changes::Warn, add).await.unwrap();
+    assert!(heard[0].contains("the folder changed"), "{heard:?}");
 }
 
 #[tokio::test]
@@ -299,10 +304,16 @@ async fn patterns_choose_what_is_dumped() {
     assert_eq!(names(&[], &["cache", "*.log"]).await, ["", "5.txt", "a", "a/1.txt", "b", "b/c", "b/c/4.txt"]);
     assert_eq!(names(&["a"], &["cache"]).await, ["", "a", "a/1.txt", "a/2.log"]);
     assert_eq!(names(&["b/**/*.txt", "/5.txt"], &[]).await, ["", "5.txt", "b", "b/c", "b/c/4.txt"]);
-    let nothing = Selection { include: vec!["none".to_owned()], ..Selection::default() };
-    let dump = dumper(&source).dump(&Context::new(), &nothing).await.unwrap();
-    let error = collect(dump.bytes).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    for include in [&["none"][..], &["a", "none"], &["a/**", "none"]] {
+        let include = include.iter().map(|&pattern| pattern.to_owned()).collect();
+        let selection = Selection { include, ..Selection::default() };
+        let dump = dumper(&source).dump(&Context::new(), &selection).await.unwrap();
+        let error = collect(dump.bytes).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(error.what().ends_with(" none"), "{error}");
+    }
+    // One that fits only inside of what another brings fits.
+    assert_eq!(names(&["b", "4.txt"], &[]).await, ["", "b", "b/c", "b/c/4.txt"]);
 }
 
 #[tokio::test]
