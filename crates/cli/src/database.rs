@@ -39,8 +39,20 @@ pub(crate) fn described<T: DeserializeOwned>(named: Named<'_>) -> Outcome<T> {
     }
     let mut keys = Map::new();
     let ours = |key: &str| key == "url" || !DATABASE_FIELDS.iter().any(|field| field.key == key);
+    // A path in a file is relative to the file.
+    let folder = named.file.and_then(Path::parent).filter(|_| named.table.is_some());
+    let beside = |path: &str| match folder {
+        Some(folder) => folder.join(path).to_string_lossy().into_owned(),
+        None => path.to_owned(),
+    };
     for (key, found) in table.fields.iter().filter(|(key, _)| !ours(key)) {
-        keys.insert((*key).to_owned(), plain(&found.value));
+        let value = match &found.value {
+            Value::List(paths) if *key == "paths" && found.origin != Origin::Flag => {
+                json!(paths.iter().map(|path| beside(path)).collect::<Vec<_>>())
+            }
+            value => plain(value),
+        };
+        keys.insert((*key).to_owned(), value);
     }
     if let Some(argv) = keys.remove("command") {
         keys.insert("type".to_owned(), json!("command"));
@@ -49,12 +61,7 @@ pub(crate) fn described<T: DeserializeOwned>(named: Named<'_>) -> Outcome<T> {
     let url = if named.table.is_some() { table.text("url") } else { Some(named.text) };
     if let Some(url) = url {
         for (key, value) in dumpers::keys_of_url(url)? {
-            // A path in a file is relative to the file.
-            let folder = named.file.and_then(Path::parent).filter(|_| key == "path" && named.table.is_some());
-            let value = match folder {
-                Some(folder) => folder.join(value).to_string_lossy().into_owned(),
-                None => value,
-            };
+            let value = if key == "path" { beside(&value) } else { value };
             keys.insert(key.to_owned(), json!(value));
         }
     }
@@ -223,6 +230,11 @@ mod tests {
             panic!("not understood")
         };
         assert_eq!(config.path, Path::new("/etc/app.db"));
+        let Ok(SourceConfig::Sqlite(config)) = source("type = \"sqlite\"\npaths = [\"a.db\", \"/b/*.db\"]\n")
+        else {
+            panic!("not understood")
+        };
+        assert_eq!(config.paths, ["/etc/a.db", "/b/*.db"]);
         let command =
             "command = [\"prog\", \"-x\"]\npass_env = [\"A\"]\nformat = \"f\"\nallow_empty = true\n";
         let Ok(SourceConfig::Command(config)) = source(command) else { panic!("not understood") };
