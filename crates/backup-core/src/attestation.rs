@@ -60,7 +60,7 @@ pub enum Depth {
     Sample,
     /// All stored bytes against the signed digests.
     Quick,
-    /// Decrypted, decompressed and parsed to its end.
+    /// Decrypted and decompressed to its verified end, and parsed where the format has a parser.
     Deep,
 }
 

@@ -1,5 +1,7 @@
 //! What is said of backups after they were made: stored beside them, and read.
 
+use jiff::Timestamp;
+
 use crate::attestation::{Attestation, Claim};
 use crate::context::Context;
 use crate::error::{ErrorKind, Result, Stage};
@@ -17,6 +19,24 @@ pub struct Attested {
     pub believed: Vec<Attestation>,
     /// How many are not.
     pub refused: usize,
+}
+
+impl Attested {
+    /// Whether the newest word about it pins the backup; of two at one moment the one that does.
+    #[must_use]
+    pub fn pinned(&self) -> bool {
+        self.newest_pin().is_some_and(|(_, on)| on)
+    }
+
+    /// When the newest word about pinning was said, and which.
+    #[must_use]
+    pub fn newest_pin(&self) -> Option<(Timestamp, bool)> {
+        let pins = self.believed.iter().filter_map(|said| match said.claim {
+            Claim::Pinned { on } => Some((said.made, on)),
+            _ => None,
+        });
+        pins.max()
+    }
 }
 
 /// Signs and stores something about a backup.

@@ -64,7 +64,8 @@ pub struct Pruned {
     pub removed: Vec<BackupRef>,
     /// Leftovers of earlier prunes that are gone.
     pub finished: Vec<BackupRef>,
-    /// Backups that were to go and stay, because another machine removes what would stand for them.
+    /// Backups that were to go and stay, because another machine removes what would stand for them, or
+    /// somebody pinned them meanwhile.
     pub spared: Vec<BackupRef>,
 }
 
@@ -88,12 +89,7 @@ pub async fn survey(cx: &Context, parts: PruneParts<'_>, source: &SourceName) ->
         };
         let proven =
             said.believed.iter().any(|said| matches!(said.claim, Claim::Verified { depth: Depth::Deep, .. }));
-        let pins = said.believed.iter().filter_map(|said| match said.claim {
-            Claim::Pinned { on } => Some((said.made, on)),
-            _ => None,
-        });
-        // Of two at the same moment the one that keeps.
-        let pinned = pins.max().is_some_and(|(_, on)| on);
+        let pinned = said.pinned();
         let body = manifest.manifest();
         let candidate = Candidate {
             id: body.id,
@@ -178,7 +174,9 @@ pub async fn prune(cx: &Context, parts: PruneParts<'_>, plan: &PrunePlan) -> Res
         let at = standing.manifest.manifest().backup();
         cx.check(&at.to_string())?;
         attest(cx, parts.sink, parts.signer, &standing.manifest, Claim::Leaving {}).await?;
-        if !plan.still_removes(cx, standing, &leaving(cx, parts, &plan.source).await?) {
+        // Somebody may have pinned it since it was looked at.
+        let pinned = attestations(parts.source, parts.trust, &standing.manifest).await?.pinned();
+        if pinned || !plan.still_removes(cx, standing, &leaving(cx, parts, &plan.source).await?) {
             pruned.spared.push(at);
             continue;
         }

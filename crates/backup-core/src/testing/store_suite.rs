@@ -417,7 +417,8 @@ async fn removing_is_exact_and_repeatable(place: &Place) {
 async fn sweeping_spares_what_is_young_or_committed(place: &Place) {
     let committed = place.key("sweep/committed");
     put(place.sink.as_ref(), &committed, &[b"x"]).await.expect("put");
-    let live = place.key("sweep/live");
+    // As the data of a backup is called.
+    let live = place.key(&format!("sweep/{}/data.strongroom", crate::id::BackupId::random()));
     let bytes = noise(place.large, 11);
     let mut upload = place.sink.begin(&live, None).await.expect("begin");
     for chunk in bytes.chunks(CHUNK) {

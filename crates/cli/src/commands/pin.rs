@@ -43,6 +43,17 @@ impl Pin {
         let source = reader.place.ports.source.as_ref();
         let manifest = pipeline::manifest(source, reader.trust.as_ref(), &at).await?;
         let claim = Claim::Pinned { on: !self.off };
+        // The newest word counts, and clocks differ.
+        let said = pipeline::attestations(source, reader.trust.as_ref(), &manifest).await?;
+        if let Some((newest, _)) = said.newest_pin().filter(|(newest, _)| *newest >= around.cx.now()) {
+            return Err(backup_core::Error::new(
+                backup_core::ErrorKind::Conflict,
+                at.to_string(),
+                format!("another machine pinned or unpinned it at {newest}, which is in the future here"),
+            )
+            .with_hint("set the clocks of both machines; until then the other word counts")
+            .into());
+        }
         pipeline::attest(&around.cx, reader.place.ports.sink.as_ref(), &signer, &manifest, claim).await?;
         let text = match self.off {
             false => format!("{at} is pinned: no rule of retention removes it"),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use backup_core::pipeline::{self, PruneParts, PrunePlan};
 use backup_core::retention::Verdict;
-use backup_core::{RunStatus, SourceName};
+use backup_core::{Error, ErrorKind, RunStatus, SourceName};
 use clap::Args;
 use envelope_crypto::trust::Role;
 use serde_json::{Value as Json, json};
@@ -65,6 +65,20 @@ impl Prune {
         };
         if let Some(repository) = &reader.repository {
             repository.check_role(&signer, Role::Pruner, &self.source)?;
+            // What is noted now counts for as long as the backup stands.
+            if around.cx.now() < repository.trust.created() {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "this machine's clock",
+                    format!(
+                        "says {}, and the repository was made at {}",
+                        around.cx.now(),
+                        repository.trust.created()
+                    ),
+                )
+                .with_hint("set the clock, then prune")
+                .into());
+            }
         }
         let standing = pipeline::survey(&around.cx, parts, &self.source).await?;
         let plan = pipeline::plan_prune(&around.cx, &self.source, standing, &policy, frozen.as_deref());

@@ -106,6 +106,12 @@ impl Verify {
         bar.done();
         let done = done?;
         notice::warn_unless_encrypted(&around.printer, done.manifest.manifest());
+        if signer.is_some() && !done.inspection.parsed {
+            around.printer.warn(&format!(
+                "recorded as deep, although nobody here can parse {}: it was decrypted to its verified end, not looked into",
+                done.manifest.manifest().format
+            ));
+        }
         record(&around, &reader, signer.as_ref(), &done.manifest, Depth::Deep).await?;
         let found = match done.inspection.parsed {
             true => format!("opens, and parses as {}", done.manifest.manifest().format),

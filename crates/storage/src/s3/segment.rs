@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use backup_core::{BackupId, ObjectKey};
 use opendal::{Buffer, Operator};
 use tokio::task::JoinSet;
 
@@ -29,11 +30,18 @@ pub(super) struct Segment {
 
 impl Segment {
     /// What stands in the name of a segment between that of its object and its own.
-    pub(super) const INFIX: &'static str = ".segment-";
+    const INFIX: &'static str = ".segment-";
 
-    /// Whether a key is that of a segment.
-    pub(super) fn is_one(key: &str) -> bool {
-        key.rsplit('/').next().is_some_and(|name| name.contains(Self::INFIX))
+    /// The name of the segment for part `number` of an object, in an upload with this mark.
+    pub(super) fn key(object: &ObjectKey, mark: &str, number: u32) -> String {
+        format!("{object}{}{mark}-{number}", Self::INFIX)
+    }
+
+    /// The key of the object that a segment of this name belongs to; `None` for any other name.
+    pub(super) fn object_of(key: &str) -> Option<&str> {
+        let (object, tail) = key.rsplit_once(Self::INFIX)?;
+        let (mark, number) = tail.rsplit_once('-')?;
+        (mark.parse::<BackupId>().is_ok() && number.parse::<u32>().is_ok()).then_some(object)
     }
 
     pub(super) async fn begin(requests: &Requests, key: String, mark: &str) -> opendal::Result<Self> {
@@ -125,5 +133,21 @@ async fn remove(operator: &Operator, key: &str) {
             error = %error.message(),
             "a segment was copied and could not be removed; `strongroom sweep` removes it later"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_we_give_are_segments() {
+        let object: ObjectKey = "orders/x/data.strongroom".parse().unwrap();
+        let mark = BackupId::random().to_string();
+        assert_eq!(Segment::object_of(&Segment::key(&object, &mark, 41)), Some(object.as_str()));
+        for other in ["hls/video.segment-00001.ts", "a.segment-b-1", "orders/x/data.strongroom", "x.segment-"]
+        {
+            assert_eq!(Segment::object_of(other), None, "{other}");
+        }
     }
 }

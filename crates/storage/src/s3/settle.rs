@@ -97,6 +97,16 @@ impl Sent<'_> {
         Receipt { len: self.whole.len(), sha256: self.whole.sha256(), tag }
     }
 
+    /// The receipt for our object, which must have all its bytes.
+    fn whole(&self, found: &Metadata) -> Result<Receipt> {
+        if found.content_length() == self.whole.len() {
+            return Ok(self.receipt(found.etag().map(str::to_owned)));
+        }
+        let what = format!("the server keeps {} bytes of {}", found.content_length(), self.whole.len());
+        Err(Error::new(ErrorKind::Integrity, self.subject, what)
+            .with_hint("the server lost bytes: do not trust it with backups"))
+    }
+
     async fn abort(&self) -> Aborted {
         match self.multipart {
             Some(multipart) => abort(multipart, self.witness, self.subject).await,
@@ -121,17 +131,10 @@ impl Sent<'_> {
         };
         let found = self.look().await;
         let error = match (closed, found) {
-            (_, Found::Ours(found)) if found.content_length() == self.whole.len() => {
-                self.read_back(&found).await?;
-                return Ok(self.receipt(found.etag().map(str::to_owned)));
-            }
             (_, Found::Ours(found)) => {
-                return Err(Error::new(
-                    ErrorKind::Integrity,
-                    self.subject,
-                    format!("the server keeps {} bytes of {}", found.content_length(), self.whole.len()),
-                )
-                .with_hint("the server lost bytes: do not trust it with backups"));
+                let receipt = self.whole(&found)?;
+                self.read_back(&found).await?;
+                return Ok(receipt);
             }
             // The server said yes, and keys that may only write cannot look.
             (Ok(answer), Found::Unknown(error)) if may_not_look(&error) => return Ok(self.receipt(answer)),
@@ -162,7 +165,7 @@ impl Sent<'_> {
             // An upload that could be aborted cannot be completed any more.
             if self.abort().await == Aborted::Yes {
                 return match self.look().await {
-                    Found::Ours(found) => Ok(self.receipt(found.etag().map(str::to_owned))),
+                    Found::Ours(found) => self.whole(&found),
                     Found::Other => Err(Trouble::Taken.with(self.subject, "committing")),
                     Found::Nothing => Err(from_opendal(self.subject, "committing", &error)),
                     Found::Unknown(_) if refused(&error) => {
@@ -172,7 +175,7 @@ impl Sent<'_> {
                 };
             }
             if let Found::Ours(found) = self.look().await {
-                return Ok(self.receipt(found.etag().map(str::to_owned)));
+                return self.whole(&found);
             }
         }
         if refused(&error) {

@@ -31,7 +31,7 @@ use crate::s3::proof::{CHECKSUM, Proof};
 const SLOWEST_BYTES_PER_SECOND: u64 = 32 * 1024;
 /// How long a connection may take to be made.
 const CONNECTING: Duration = Duration::from_secs(15);
-/// How long a server may put the parts of a large object together without a word.
+/// How long a server may put the parts of a large object together, or copy a part, without a word.
 const COMPLETION: Duration = Duration::from_secs(15 * 60);
 
 /// How often it is looked whether requests have ended.
@@ -144,7 +144,7 @@ impl Transport {
 
     fn limit(&self, request: &Request<Buffer>) -> Duration {
         let sending = Duration::from_secs(request.body().len() as u64 / SLOWEST_BYTES_PER_SECOND);
-        let answering = if operation(request) == "CompleteMultipartUpload" {
+        let answering = if matches!(operation(request), "CompleteMultipartUpload" | "UploadPartCopy") {
             self.patience.max(COMPLETION)
         } else {
             self.patience

@@ -1,7 +1,7 @@
 //! Multipart uploads that were begun and never finished, by ListMultipartUploads and
 //! AbortMultipartUpload of the S3 API, and segments that nobody copied.
 
-use backup_core::{Error, ErrorKind, ObjectKey, Result, Swept};
+use backup_core::{BackupId, Error, ErrorKind, Result, SourceName, Swept};
 use http::Method;
 use jiff::Timestamp;
 use opendal::Operator;
@@ -44,10 +44,7 @@ impl Unfinished<'_> {
         let mut swept = Swept::default();
         // All pages first: aborting while listing would move the pages.
         for begun in self.list().await? {
-            let ours = begun
-                .key
-                .strip_prefix(self.requests.prefix())
-                .is_some_and(|key| key.parse::<ObjectKey>().is_ok());
+            let ours = begun.key.strip_prefix(self.requests.prefix()).is_some_and(is_ours);
             let old = begun.initiated.parse::<Timestamp>().is_ok_and(|initiated| initiated < older_than);
             if ours && old && self.abort(&begun).await? {
                 swept.uploads += 1;
@@ -62,7 +59,8 @@ impl Unfinished<'_> {
         let mut removed = 0;
         for found in self.operator.list_with("").recursive(true).await.map_err(doing)? {
             let age = found.metadata().last_modified().map(Timestamp::from);
-            if Segment::is_one(found.path()) && age.is_some_and(|modified| modified < older_than) {
+            let segment = Segment::object_of(found.path()).is_some_and(is_ours);
+            if segment && age.is_some_and(|modified| modified < older_than) {
                 self.operator.delete(found.path()).await.map_err(doing)?;
                 removed += 1;
             }
@@ -122,9 +120,58 @@ impl Unfinished<'_> {
     }
 }
 
+/// Whether a repository has such a key. Other programs may use the same bucket, and a prefix may be
+/// empty, so that keys are all that tells.
+fn is_ours(key: &str) -> bool {
+    if let Some(object) = Segment::object_of(key) {
+        return is_ours(object);
+    }
+    let statement = |name: &str| name.ends_with(".json");
+    match *key.split('/').collect::<Vec<&str>>() {
+        ["repository.json"] => true,
+        ["trust", name] => statement(name),
+        ["history", source, name] => is_source(source) && statement(name),
+        [source, id, "data.strongroom" | "data.tree" | "manifest.json"] => is_source(source) && is_id(id),
+        [source, id, "statements" | "keys", name] => is_source(source) && is_id(id) && statement(name),
+        _ => false,
+    }
+}
+
+fn is_source(name: &str) -> bool {
+    name.parse::<SourceName>().is_ok()
+}
+
+fn is_id(name: &str) -> bool {
+    name.parse::<BackupId>().is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_other_programs_keep_there_is_not_ours() {
+        let id = BackupId::random();
+        for ours in [
+            "repository.json".to_owned(),
+            "trust/1.json".to_owned(),
+            format!("history/orders/{id}.json"),
+            format!("orders/{id}/data.strongroom"),
+            format!("orders/{id}/statements/seen-{id}.json"),
+            format!("orders/{id}/data.strongroom.segment-{id}-41"),
+        ] {
+            assert!(is_ours(&ours), "{ours}");
+        }
+        for other in [
+            "video.mp4",
+            "hls/video.segment-00001.ts",
+            "a/b/data.strongroom",
+            "releases/1.0/data.tree",
+            "db/data.strongroom.segment-00c0ffee-41",
+        ] {
+            assert!(!is_ours(other), "{other}");
+        }
+    }
 
     #[test]
     fn a_page_is_read_and_an_empty_one_too() {

@@ -243,7 +243,7 @@ impl Worker {
         let part = self.gathered.take();
         let doing = |error| from_opendal(&self.subject, "writing a segment", &error);
         if self.segment.is_none() {
-            let key = format!("{}{}{}-{}", self.key, Segment::INFIX, self.mark, self.number + 1);
+            let key = Segment::key(&self.key, &self.mark, self.number + 1);
             self.segment = Some(Segment::begin(&self.besides, key, &self.mark).await.map_err(doing)?);
         }
         match &mut self.segment {
@@ -362,6 +362,11 @@ impl Worker {
         {
             self.abort().await;
             return Err(error);
+        }
+        // A part that is not there would be a hole that the server closes without a word.
+        if self.multipart.is_some() && !self.landed.keys().copied().eq(1..=self.number) {
+            self.abort().await;
+            return Err(Error::bug(format!("parts of {} are missing", self.subject)));
         }
         let closed = match &self.multipart {
             Some(multipart) => multipart.complete(&self.landed).await.map(Some),

@@ -16,7 +16,7 @@ const SMALL_PARTS: &str = "&part_memory=20";
 const AT_ONCE: usize = 4;
 
 fn key() -> ObjectKey {
-    "db/object".parse().unwrap()
+    "db/3f2b8c1e-5d6a-4b7c-9e8f-0a1b2c3d4e5f/data.strongroom".parse().unwrap()
 }
 
 /// One upload through a proxy, and the same place without it.

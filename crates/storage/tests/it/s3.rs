@@ -163,12 +163,19 @@ fn missing_credentials_are_named() {
 async fn incident_67_leftovers_of_an_interrupted_upload_are_swept() {
     let opened = rgw().open(SMALL_PARTS);
     let (sink, remover) = (&opened.sink, &opened.remover);
-    let mut upload = sink.begin(&key("db/interrupted"), None).await.unwrap();
+    let interrupted = key(&format!("db/{}/data.strongroom", backup_core::BackupId::random()));
+    let mut upload = sink.begin(&interrupted, None).await.unwrap();
+    // Another program's, as long forgotten.
+    let mut others = sink.begin(&key("videos/raw.mp4"), None).await.unwrap();
+    for chunk in noise(LARGE, 4).chunks(1 << 20) {
+        others.write(bytes::Bytes::copy_from_slice(chunk)).await.unwrap();
+    }
     for chunk in noise(LARGE, 3).chunks(1 << 20) {
         upload.write(bytes::Bytes::copy_from_slice(chunk)).await.unwrap();
     }
     // A process that is killed runs no destructor.
     std::mem::forget(upload);
+    std::mem::forget(others);
     put(sink.as_ref(), &key("db/good"), &[b"good"]).await.unwrap();
     let now = Timestamp::now();
     let spared = remover.sweep_unfinished(now - SignedDuration::from_hours(1)).await.unwrap();
@@ -178,7 +185,7 @@ async fn incident_67_leftovers_of_an_interrupted_upload_are_swept() {
     let again = remover.sweep_unfinished(now + SignedDuration::from_hours(1)).await.unwrap();
     assert_eq!(again.uploads, 0);
     // And the run after it works.
-    put(sink.as_ref(), &key("db/interrupted"), &[b"next"]).await.unwrap();
+    put(sink.as_ref(), &interrupted, &[b"next"]).await.unwrap();
     assert_eq!(opened.source.list("").await.unwrap().len(), 2);
 }
 
@@ -186,9 +193,10 @@ async fn incident_67_leftovers_of_an_interrupted_upload_are_swept() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn incident_67_leftover_segments_are_swept() {
     let opened = rgw().open(SMALL_PARTS);
-    for name in
-        ["db/data.strongroom", "db/data.strongroom.segment-00c0ffee-41", "db.segment-x/data.strongroom"]
-    {
+    let id = backup_core::BackupId::random();
+    let data = format!("db/{id}/data.strongroom");
+    let others = "hls/video.segment-00001.ts";
+    for name in [data.as_str(), others, &format!("{data}.segment-{id}-41")] {
         put(opened.sink.as_ref(), &key(name), &[b"x"]).await.unwrap();
     }
     let now = Timestamp::now();
@@ -197,7 +205,7 @@ async fn incident_67_leftover_segments_are_swept() {
     assert_eq!(opened.remover.sweep_unfinished(now + hour).await.unwrap().uploads, 1);
     let left: Vec<String> =
         opened.source.list("").await.unwrap().iter().map(|found| found.key.to_string()).collect();
-    assert_eq!(left, ["db.segment-x/data.strongroom", "db/data.strongroom"]);
+    assert_eq!(left, [data.as_str(), others]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -206,7 +214,8 @@ async fn dropped_and_aborted_uploads_are_gone_at_the_server_too() {
         let server = rgw();
         let proxy = Proxy::start(&server.endpoint, Plan::HARMLESS).await;
         let opened = server.through(proxy.endpoint.clone()).open(SMALL_PARTS);
-        let mut upload = opened.sink.begin(&key("db/object"), None).await.unwrap();
+        let object = key(&format!("db/{}/data.strongroom", backup_core::BackupId::random()));
+        let mut upload = opened.sink.begin(&object, None).await.unwrap();
         for chunk in noise(LARGE, 3).chunks(1 << 20) {
             upload.write(bytes::Bytes::copy_from_slice(chunk)).await.unwrap();
         }
