@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use backup_core::{Context, Error, Result};
 use mongodb::bson::{Document, doc};
-use mongodb::options::{AuthMechanism, ClientOptions, Credential, ServerAddress, Tls, TlsOptions};
+use mongodb::options::{
+    AuthMechanism, ClientOptions, Credential, ReadPreference, ServerAddress, Tls, TlsOptions,
+};
 use mongodb::{Client, Database};
 
 use super::config::{MongoConfig, wrong};
@@ -90,6 +92,9 @@ impl Address {
         }
         self.credential(&mut options)?;
         self.tls(&mut options);
+        // What the connection string prefers would give documents of a secondary that lags behind, and
+        // the oplog of the primary: together they are no moment.
+        options.selection_criteria = Some(ReadPreference::Primary.into());
         options.app_name = Some("strongroom".to_owned());
         options.server_selection_timeout.get_or_insert(SELECTION);
         options.connect_timeout.get_or_insert(Duration::from_secs(10));

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use super::archive::{ArchiveWriter, Crc64, Entry, Namespace, Prelude};
 use super::catalog::{self, Collection, Size};
-use super::config::{Consistency, MongoConfig};
+use super::config::{Consistency, MongoConfig, wrong};
 use super::connect::{Address, Server};
 use super::error::MongoError;
 use super::moment::{self, Moment};
@@ -47,8 +47,15 @@ impl MongoDumper {
     /// # Errors
     /// `Config` for settings that cannot work.
     pub fn new(config: &MongoConfig) -> Result<Self> {
+        let address = Address::new(config)?;
+        if config.users && address.database().is_some() {
+            return Err(wrong("users", "is set, and so is a database: users belong to the whole server")
+                .with_hint(
+                    "leave users out, or leave the database out of the URL to back up all of the server",
+                ));
+        }
         Ok(Self {
-            address: Address::new(config)?,
+            address,
             consistency: config.consistency,
             parallel: config.parallel(),
             users: config.users,
@@ -68,9 +75,9 @@ impl MongoDumper {
             None => server.about(error, self.subject(), "backup", "admin"),
         };
         let patterns = Patterns::new(what, db.is_some());
-        let users = self.users && db.is_none();
         for _ in 0..CATALOGUE_TRIES {
-            let (before, names) = catalog::collections(cx, &server, &patterns, users).await.map_err(about)?;
+            let (before, names) =
+                catalog::collections(cx, &server, &patterns, self.users).await.map_err(about)?;
             patterns.check(&names)?;
             let sizes = catalog::sizes(cx, &server, &before).await.map_err(about)?;
             let estimate = sizes.iter().filter_map(|size| size.bytes).sum();
@@ -83,7 +90,8 @@ impl MongoDumper {
                     }
                 })?;
             // The catalogue has no snapshots: it is that of the moment if it did not change around it.
-            let (mut after, _) = catalog::collections(cx, &server, &patterns, users).await.map_err(about)?;
+            let (mut after, _) =
+                catalog::collections(cx, &server, &patterns, self.users).await.map_err(about)?;
             let same = before.len() == after.len()
                 && before.iter().zip(&after).all(|(a, b)| a.identity() == b.identity());
             if !same {
@@ -247,8 +255,8 @@ impl Work {
         }
         match moment {
             Moment::Oplog(start) => self.oplog(&mut writer, *start).await,
-            Moment::None => self.check_unchanged().await,
-            Moment::Snapshot(_) => Ok(()),
+            // A collection that is dropped may read as an empty one, also at a moment of the past.
+            Moment::None | Moment::Snapshot(_) => self.check_unchanged().await,
         }
     }
 
@@ -256,7 +264,7 @@ impl Work {
         self.out.send(chunk).await.map_err(|_| MongoError::Cancelled)
     }
 
-    /// Without a moment the dump at least holds what was listed.
+    /// Without the oplog the dump at least holds what was listed.
     async fn check_unchanged(&self) -> Result<(), MongoError> {
         let Looked { server, collections, patterns, .. } = &self.looked;
         let (now, _) = catalog::collections(&self.cx, server, patterns, false).await?;
@@ -274,6 +282,7 @@ impl Work {
         let (cx, server) = (&self.cx, &self.looked.server);
         let namespace = Namespace::oplog();
         let end = moment::last_write(cx, server).await?;
+        let newest = moment::newest_entry(cx, server, end).await?;
         let takes = |namespace: &Namespace| self.takes(namespace);
         let command = doc! {
             "find": "oplog.rs",
@@ -286,9 +295,11 @@ impl Work {
         let mut batches = server.wait(cx, what, find).await?;
         let mut crc = Crc64::new();
         let mut chunk = BytesMut::new();
+        let mut last = None;
         while let Some(batch) = server.wait(cx, what, async { batches.next().await.transpose() }).await? {
             let entries = read::decoded(&batch).ok_or_else(|| MongoError::Answer(what.to_owned()))?;
             for entry in entries {
+                last = entry.get_timestamp("ts").ok();
                 let document: Document =
                     match oplog::kept(&entry, &takes).map_err(MongoError::Unrepeatable)? {
                         Kept::Nothing => continue,
@@ -304,6 +315,9 @@ impl Work {
         }
         if !chunk.is_empty() {
             self.put_oplog(writer, &mut crc, chunk.freeze()).await?;
+        }
+        if !moment::is_whole(last, start, newest) {
+            return Err(MongoError::OplogOverrun);
         }
         // Only now is it sure that nothing was overwritten before it was read.
         moment::reaches_back(cx, server, start).await?;
@@ -354,5 +368,19 @@ async fn reader(
             let _ = out.send(Piece::Failed(error)).await;
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_of_a_whole_server() {
+        let config = |url| MongoConfig { users: true, ..MongoConfig::from_url(url).unwrap() };
+        assert!(MongoDumper::new(&config("mongodb://h")).is_ok());
+        let error = MongoDumper::new(&config("mongodb://h/shop")).unwrap_err();
+        assert_eq!(error.kind(), backup_core::ErrorKind::Config);
+        assert!(error.to_string().contains("users"), "{error}");
     }
 }

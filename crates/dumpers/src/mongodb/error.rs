@@ -48,6 +48,9 @@ pub enum MongoError {
     /// Something in the oplog that a restore could not apply.
     #[error("{0} happened during the dump, which a restore could not repeat")]
     Unrepeatable(String),
+    /// A restore met changes of a collection that it does not have.
+    #[error("the backup's oplog changes {0}, which the backup does not hold")]
+    Unknown(String),
     /// No way to read everything at one moment.
     #[error("{0}")]
     NoMoment(String),
@@ -144,6 +147,17 @@ impl MongoError {
         }
     }
 
+    /// Whether the server said no, so that what was asked for was surely not done. A lost connection,
+    /// a time limit or a write concern that was not met leave it open.
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            // MaxTimeMSExpired, WriteConcernFailed, UnsatisfiableWriteConcern, ExceededTimeLimit; 0 is the driver's own
+            Self::Server { code, .. } => !matches!(code, 0 | 50 | 64 | 100 | 262),
+            Self::Permission { .. } | Self::Full(_) | Self::Exists(_) => true,
+            _ => false,
+        }
+    }
+
     /// The port's error, about this server or database.
     #[must_use]
     pub fn about(self, subject: &str) -> Error {
@@ -174,7 +188,11 @@ impl MongoError {
                 ErrorKind::Unavailable,
                 "enlarge the oplog (replSetResizeOplog), or run when less is written",
             ),
-            Self::Unrepeatable(_) => (ErrorKind::Unavailable, "run it again when no such change is made"),
+            Self::Unrepeatable(_) => (
+                ErrorKind::Unavailable,
+                "run it again when no such change is made, exclude the collection, or set consistency = \"snapshot\"",
+            ),
+            Self::Unknown(_) => (ErrorKind::Integrity, "use another backup"),
             Self::NoMoment(_) => (
                 ErrorKind::Unsupported,
                 "make the server a replica set of one, or set consistency = \"none\" if nobody writes meanwhile",
@@ -189,9 +207,7 @@ impl MongoError {
                 "choose a database that does not exist, or allow restoring into what exists",
             ),
             Self::Names(_) => (ErrorKind::Config, "choose other rules in rename, or another target"),
-            Self::Refused(..) => {
-                (ErrorKind::Tool, "see what the server says; nothing of the restore was kept")
-            }
+            Self::Refused(..) => (ErrorKind::Tool, "see what the server says"),
             Self::Server { .. } => (ErrorKind::Tool, "see what the server says, and its log"),
             Self::Answer(_) => (ErrorKind::Unsupported, "check that it is a MongoDB server"),
         };
@@ -205,5 +221,24 @@ impl MongoError {
             Some(retry) => error.with_retry(retry),
             None => error,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_server_surely_did_not_do_is_a_refusal() {
+        // NamespaceExists, Unauthorized, OutOfDiskSpace
+        for code in [48, 13, 14031] {
+            assert!(MongoError::of_code("x", code, String::new()).is_refusal(), "{code}");
+        }
+        // The driver's own, MaxTimeMSExpired, WriteConcernFailed, no longer primary
+        for code in [0, 50, 64, 189, 10107] {
+            assert!(!MongoError::of_code("x", code, String::new()).is_refusal(), "{code}");
+        }
+        assert!(!MongoError::Lost(String::new()).is_refusal());
+        assert!(!MongoError::Stalled(1).is_refusal());
     }
 }

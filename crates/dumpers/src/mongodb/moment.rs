@@ -177,6 +177,35 @@ pub(super) async fn last_write(cx: &Context, server: &Server) -> Result<Timestam
     time("majorityOpTime").or_else(|| time("opTime")).ok_or_else(|| MongoError::Answer("hello".to_owned()))
 }
 
+/// The time of the newest entry of the oplog up to `end`.
+pub(super) async fn newest_entry(
+    cx: &Context,
+    server: &Server,
+    end: Timestamp,
+) -> Result<Option<Timestamp>, MongoError> {
+    let command = doc! {
+        "find": "oplog.rs",
+        "filter": { "ts": { "$lte": end } },
+        "sort": { "$natural": -1 },
+        "projection": { "ts": 1 },
+        "limit": 1,
+        "singleBatch": true,
+        "readConcern": { "level": "majority" },
+    };
+    let answer = server.command(cx, "local", "read the oplog (local.oplog.rs)", command).await?;
+    match first_of(&answer).map(|entry| entry.get_timestamp("ts")) {
+        Some(Ok(newest)) => Ok(Some(newest)),
+        None => Ok(None),
+        Some(Err(_)) => Err(MongoError::Answer("the oplog".to_owned())),
+    }
+}
+
+/// Whether an answer from `start` on whose last entry is of the time `last` reaches the oplog's newest
+/// entry: one that stops short of it would lack changes and look whole.
+pub(super) fn is_whole(last: Option<Timestamp>, start: Timestamp, newest: Option<Timestamp>) -> bool {
+    last == newest.filter(|newest| *newest >= start)
+}
+
 /// Makes sure that the oplog still begins at or before this time.
 pub(super) async fn reaches_back(cx: &Context, server: &Server, start: Timestamp) -> Result<(), MongoError> {
     let command = doc! {
@@ -198,4 +227,20 @@ pub(super) async fn reaches_back(cx: &Context, server: &Server, start: Timestamp
 
 fn first_of(answer: &Document) -> Option<&Document> {
     answer.get_document("cursor").ok()?.get_array("firstBatch").ok()?.first()?.as_document()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_oplog_that_stops_short_is_not_whole() {
+        let at = |time| Timestamp { time, increment: 1 };
+        assert!(is_whole(Some(at(9)), at(3), Some(at(9))));
+        assert!(!is_whole(Some(at(8)), at(3), Some(at(9))));
+        assert!(!is_whole(None, at(3), Some(at(9))));
+        // Nothing was written since the start.
+        assert!(is_whole(None, at(3), Some(at(2))));
+        assert!(is_whole(None, at(3), None));
+    }
 }

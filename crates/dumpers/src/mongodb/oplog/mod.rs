@@ -139,6 +139,7 @@ fn one(entry: &Document, takes: &dyn Fn(&Namespace) -> bool) -> Result<Vec<Chang
     if !takes(&front(&namespace)) {
         return Ok(Vec::new());
     }
+    refuse_buckets(&namespace)?;
     let id = |document: &Document| {
         document.get("_id").cloned().ok_or_else(|| format!("a change without _id in {namespace}"))
     };
@@ -162,6 +163,15 @@ fn one(entry: &Document, takes: &dyn Fn(&Namespace) -> bool) -> Result<Vec<Chang
 fn front(namespace: &Namespace) -> Namespace {
     let name = namespace.collection.strip_prefix(BUCKETS).unwrap_or(&namespace.collection);
     Namespace::new(&*namespace.db, name)
+}
+
+/// Servers of different versions keep the measurements of a time series differently: a change behind
+/// it is repeated by none of the ordinary commands.
+fn refuse_buckets(namespace: &Namespace) -> Result<(), String> {
+    match namespace.collection.starts_with(BUCKETS) {
+        true => Err(format!("a change of the time series {}", front(namespace))),
+        false => Ok(()),
+    }
 }
 
 fn update(object: &Document) -> Result<Update, String> {
@@ -214,6 +224,7 @@ fn command(db: &str, object: &Document, takes: &dyn Fn(&Namespace) -> bool) -> R
     if !takes(&front(&namespace)) {
         return Ok(Vec::new());
     }
+    refuse_buckets(&namespace)?;
     let unknown = || format!("an unknown {name} of {namespace}");
     match &**name {
         "create" => {
@@ -334,6 +345,11 @@ mod tests {
             doc! { "op": "c", "ns": "shop.$cmd", "o": { "create": "a", "viewOn": "b" } },
             doc! { "op": "i", "ns": "shop.system.views", "o": { "_id": "shop.a" } },
             doc! { "op": "x", "ns": "shop.a", "o": {} },
+            doc! { "op": "i", "ns": "shop.system.buckets.a", "o": { "_id": 1 } },
+            doc! { "op": "d", "ns": "shop.system.buckets.a", "o": { "_id": 1 } },
+            doc! { "op": "c", "ns": "admin.$cmd", "o": { "applyOps": [
+                { "op": "i", "ns": "shop.system.buckets.a", "o": { "_id": 1 } },
+            ] } },
             doc! { "op": "u", "ns": "shop.a", "o": { "$v": 2, "diff": { "b": 1 } }, "o2": { "_id": 1 } },
             doc! { "op": "u", "ns": "shop.a", "o": { "$v": 3 }, "o2": { "_id": 1 } },
         ];

@@ -135,16 +135,18 @@ impl Restorer for MongoRestorer {
                     run.targets.drop_all(&cleanup, &server).await
                 })
                 .await;
-                Err(match dropped {
-                    Ok(Ok(())) => error,
-                    _ => {
-                        let hint = format!(
-                            "collections called {TEMPORARY}... may be left in the target: drop them. {}",
-                            error.hint().unwrap_or_default()
-                        );
-                        error.with_hint(hint.trim_end().to_owned())
-                    }
-                })
+                let mut hint = Vec::new();
+                hint.extend(run.targets.kept());
+                if !matches!(dropped, Ok(Ok(()))) {
+                    hint.push(format!(
+                        "collections called {TEMPORARY}... may be left in the target: drop them"
+                    ));
+                }
+                if hint.is_empty() {
+                    return Err(error);
+                }
+                hint.extend(error.hint().map(str::to_owned));
+                Err(error.with_hint(hint.join("; ")))
             }
         }
     }

@@ -3,6 +3,8 @@
 //! Entries are applied one after another and in their order. They overlap what was read: a document
 //! that is there already is put over itself, one that is gone stays gone.
 
+use std::collections::BTreeSet;
+
 use backup_core::Context;
 use bytes::Bytes;
 use mongodb::bson::{Bson, Document, doc};
@@ -27,12 +29,21 @@ pub(super) struct Replay {
     place: Option<Place>,
     updates: Vec<Bson>,
     bytes: usize,
+    /// What was changed and is not there: well only where it is dropped later, as what was dropped
+    /// before the dump listed the collections is.
+    unknown: BTreeSet<Namespace>,
 }
 
 impl Replay {
     /// Collections that the oplog makes are renamed like the others.
     pub(super) fn new(renames: &Renames) -> Self {
-        Self { renames: renames.clone(), place: None, updates: Vec::new(), bytes: 0 }
+        Self {
+            renames: renames.clone(),
+            place: None,
+            updates: Vec::new(),
+            bytes: 0,
+            unknown: BTreeSet::new(),
+        }
     }
 
     /// Applies whole entries.
@@ -60,8 +71,27 @@ impl Replay {
     }
 
     /// Sends what waits.
+    ///
+    /// # Errors
+    /// Also where something was changed that the backup does not hold.
     pub(super) async fn finish(&mut self, server: &Server) -> Result<(), MongoError> {
-        self.flush(&Context::new(), server).await
+        self.flush(&Context::new(), server).await?;
+        self.check_known()
+    }
+
+    fn check_known(&self) -> Result<(), MongoError> {
+        match self.unknown.first() {
+            Some(namespace) => Err(MongoError::Unknown(namespace.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes that a change has nowhere to go. The server's own databases are in the oplogs of
+    /// `mongodump`, and never in a backup.
+    fn miss(&mut self, namespace: Namespace) {
+        if !matches!(&*namespace.db, "admin" | "config" | "local") {
+            self.unknown.insert(namespace);
+        }
     }
 
     async fn change(
@@ -77,37 +107,52 @@ impl Replay {
                     // Servers may leave out that a first insert also makes the collection.
                     targets.recreate(cx, server, &self.renames, &namespace, Document::new()).await?;
                 }
-                let Some(place) = targets.place_for(&namespace) else { return Ok(()) };
+                let Some(place) = targets.place_for(&namespace) else {
+                    self.miss(namespace);
+                    return Ok(());
+                };
                 let Some(id) = document.get("_id").cloned() else { return Ok(()) };
                 self.replace(cx, server, place, &id, document, true).await
             }
             Change::Delete(namespace, id) => {
-                let Some(place) = targets.place_for(&namespace) else { return Ok(()) };
+                let Some(place) = targets.place_for(&namespace) else {
+                    self.miss(namespace);
+                    return Ok(());
+                };
                 self.flush(cx, server).await?;
                 delete(cx, server, &place, &id).await
             }
             Change::Update(namespace, id, update) => {
-                let Some(place) = targets.place_for(&namespace) else { return Ok(()) };
+                let Some(place) = targets.place_for(&namespace) else {
+                    self.miss(namespace);
+                    return Ok(());
+                };
                 self.update(cx, server, place, &id, update).await
             }
             Change::Create(namespace, options) => {
                 self.flush(cx, server).await?;
+                self.unknown.remove(&namespace);
                 targets.recreate(cx, server, &self.renames, &namespace, options).await
             }
             Change::Drop(namespace) => {
                 self.flush(cx, server).await?;
+                self.unknown.remove(&namespace);
                 targets.remove(cx, server, &namespace).await
             }
             Change::CreateIndex(namespace, spec) => {
                 if let Some(indexes) = targets.indexes_mut(&namespace) {
                     indexes.retain(|index| index.get("name") != spec.get("name"));
                     indexes.push(spec);
+                } else {
+                    self.miss(namespace);
                 }
                 Ok(())
             }
             Change::DropIndex(namespace, name) => {
                 if let Some(indexes) = targets.indexes_mut(&namespace) {
                     indexes.retain(|index| name != "*" && !index.get_str("name").is_ok_and(|of| of == name));
+                } else {
+                    self.miss(namespace);
                 }
                 Ok(())
             }
@@ -211,7 +256,10 @@ impl Replay {
                 }
             }
         }
-        let Some(place) = targets.place_for(namespace) else { return Ok(()) };
+        let Some(place) = targets.place_for(namespace) else {
+            self.miss(namespace.clone());
+            return Ok(());
+        };
         command.insert("collMod", &place.namespace.collection);
         if command.len() > 1 {
             let what = format!("change the options of {}", place.shown);
@@ -239,4 +287,22 @@ async fn delete(cx: &Context, server: &Server, place: &Place, id: &Bson) -> Resu
     let what = format!("write to {}", place.shown);
     let answer = server.command(cx, &place.namespace.db, &what, command).await?;
     check_writes(&place.shown, &answer, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_that_has_nowhere_to_go_is_an_error() {
+        let mut replay = Replay::new(&Renames::default());
+        replay.miss(Namespace::new("config", "transactions"));
+        assert_eq!(replay.check_known(), Ok(()));
+        let gone = Namespace::new("shop", "gone");
+        replay.miss(gone.clone());
+        assert_eq!(replay.check_known(), Err(MongoError::Unknown("shop.gone".to_owned())));
+        // As a later drop does.
+        replay.unknown.remove(&gone);
+        assert_eq!(replay.check_known(), Ok(()));
+    }
 }

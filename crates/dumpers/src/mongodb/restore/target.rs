@@ -36,6 +36,10 @@ pub(super) struct Targets {
     by_source: HashMap<Namespace, usize>,
     /// What has which name already, with whether it is a view.
     existing: HashMap<Namespace, bool>,
+    /// What of the target this restore replaced or dropped, or may have; it does not come back.
+    replaced: Vec<Namespace>,
+    /// Whether users and roles were added.
+    merged: bool,
     run: String,
     /// Whether renaming a collection loses its options on this server.
     forgetful: bool,
@@ -230,8 +234,12 @@ impl Targets {
         // Before the answer: one that is lost may have been obeyed.
         target.state = State::Made;
         let what = format!("create {}", target.last);
-        server.command(cx, &target.place.db, &what, command).await?;
-        Ok(())
+        let made = server.command(cx, &target.place.db, &what, command).await;
+        if made.as_ref().is_err_and(MongoError::is_refusal) {
+            // What has that name is somebody else's, and must not be dropped as ours.
+            target.state = State::Absent;
+        }
+        made.map(drop)
     }
 
     /// Builds what the archive and the oplog say.
@@ -261,24 +269,38 @@ impl Targets {
     pub(super) async fn hand_over(&mut self, server: &Server, into_existing: bool) -> Result<(), MongoError> {
         // Stopping between two names would leave half of them.
         let cx = &Context::new();
+        // First, as the server may refuse them: so far nothing was replaced.
+        self.merge_users(cx, server).await?;
         for index in 0..self.entries.len() {
             let target = &self.entries[index];
             let existing = self.existing.get(&target.last).copied();
             match target.kind {
                 Kind::Collection if target.state == State::Made => {
+                    if existing.is_some() {
+                        self.replaced.push(target.last.clone());
+                    }
                     if existing == Some(true) {
                         drop_one(cx, server, &target.last).await?;
                     }
                     let command = doc! {
                         "renameCollection": target.place.to_string(),
                         "to": target.last.to_string(),
-                        "dropTarget": into_existing,
+                        // Never one that appeared since the beginning.
+                        "dropTarget": into_existing && existing == Some(false),
                         "writeConcern": { "w": "majority" },
                     };
                     let what = format!("name {}", target.last);
                     self.entries[index].state =
                         if existing.is_some() { State::Replaced } else { State::Named };
-                    server.command(cx, "admin", &what, command).await?;
+                    let named = server.command(cx, "admin", &what, command).await;
+                    if named.as_ref().is_err_and(MongoError::is_refusal) {
+                        // What has that name is not ours.
+                        self.entries[index].state = State::Made;
+                        if existing == Some(false) {
+                            self.replaced.pop();
+                        }
+                    }
+                    named?;
                 }
                 Kind::Direct if target.state == State::Made => self.entries[index].state = State::Named,
                 _ => {}
@@ -288,13 +310,13 @@ impl Targets {
             if self.entries[index].kind == Kind::View {
                 let existing = self.existing.contains_key(&self.entries[index].last);
                 if existing {
-                    drop_one(cx, server, &self.entries[index].last.clone()).await?;
+                    self.replaced.push(self.entries[index].last.clone());
+                    drop_one(cx, server, &self.entries[index].last).await?;
                 }
                 self.make(cx, server, index).await?;
                 self.entries[index].state = if existing { State::Replaced } else { State::Named };
             }
         }
-        self.merge_users(cx, server).await?;
         // Nothing is to be dropped any more.
         for target in &mut self.entries {
             target.state = State::Absent;
@@ -321,6 +343,7 @@ impl Targets {
                 command.insert("tempRolesCollection", roles.to_string());
             }
             server.command(cx, "admin", "add users and roles", command).await?;
+            self.merged = true;
         }
         for place in [users, roles, version].into_iter().flatten() {
             drop_one(cx, server, &place).await?;
@@ -347,6 +370,21 @@ impl Targets {
             }
         }
         last
+    }
+
+    /// What of a restore that failed is there for good, in words.
+    pub(super) fn kept(&self) -> Option<String> {
+        let mut kept = Vec::new();
+        if !self.replaced.is_empty() {
+            let names: Vec<String> = self.replaced.iter().take(10).map(ToString::to_string).collect();
+            let more = self.replaced.len() - names.len();
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            kept.push(format!("of the target were replaced or dropped already: {}{more}", names.join(", ")));
+        }
+        if self.merged {
+            kept.push("users and roles were added already".to_owned());
+        }
+        (!kept.is_empty()).then(|| kept.join("; "))
     }
 
     // --- what the oplog changes -------------------------------------------------------------
@@ -384,6 +422,11 @@ impl Targets {
                 index
             }
         };
+        let target = &self.entries[index];
+        if target.kind == Kind::Direct && self.existing.contains_key(&target.last) {
+            let what = format!("{} exists, and cannot be replaced at once: drop it first", target.last);
+            return Err(MongoError::Exists(what));
+        }
         self.entries[index].metadata.options = options;
         self.entries[index].metadata.indexes.clear();
         self.make(cx, server, index).await
