@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use backup_core::{Context, Error, Result};
+use backup_core::{Context, Error, ErrorKind, Result};
 use bytes::Bytes;
 use jiff::Timestamp;
 use reqwest::Response;
@@ -15,7 +15,7 @@ use super::config::FirestoreConfig;
 use super::credentials::{Credentials, Tokens};
 use super::elements::Elements;
 use super::error::FirestoreError;
-use super::http::{Client, ErrorBody, Pauses, broken, plain_client};
+use super::http::{Client, ErrorBody, Pauses, broken, plain_client, whole};
 use super::json::{Cursor, JsonError};
 use super::names::Range;
 
@@ -112,7 +112,14 @@ impl Database {
         let own = config.credentials_file.is_some() || config.token_file.is_some();
         let variable = |name| std::env::var(name).ok().filter(|value| !own && !value.is_empty());
         let emulator = config.emulator.clone().or_else(|| variable("FIRESTORE_EMULATOR_HOST"));
-        let users = config.auth_emulator.clone().or_else(|| variable("FIREBASE_AUTH_EMULATOR_HOST"));
+        if config.auth_emulator.is_some() && emulator.is_none() {
+            let what = "is set without emulator: it would be sent the token of the real service";
+            return Err(Error::new(ErrorKind::Config, "auth_emulator", what)
+                .with_hint("set emulator too, or leave auth_emulator out"));
+        }
+        // Only beside Firestore's own: a real token must not go to whoever this names.
+        let variable_users = variable("FIREBASE_AUTH_EMULATOR_HOST").filter(|_| emulator.is_some());
+        let users = config.auth_emulator.clone().or(variable_users);
         let project = config.project.clone().unwrap_or_default();
         let id = config.database.clone().unwrap_or_default();
         let (credentials, warning) = Credentials::find(&config, emulator.is_some())?;
@@ -120,6 +127,11 @@ impl Database {
         if let Some(place) = emulator.as_ref().filter(|_| config.emulator.is_none()) {
             warnings
                 .push(format!("FIRESTORE_EMULATOR_HOST is set: {place} is used, and not Google's service"));
+        }
+        if let Some(place) = users.as_ref().filter(|_| config.auth_emulator.is_none()) {
+            warnings.push(format!(
+                "FIREBASE_AUTH_EMULATOR_HOST is set: users are those of {place}, and not of Google's service"
+            ));
         }
         let about = |error: FirestoreError| error.about(&subject_of(&project, &id));
         let http = plain_client(emulator.is_some()).map_err(about)?;
@@ -327,12 +339,8 @@ impl Database {
             message: String,
         }
         let body = Bytes::from(format!("{{\"writes\":[{writes}]}}"));
-        let mut response = self.client.once(&self.url(None, "batchWrite"), Some(&body)).await?;
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(broken)? {
-            bytes.extend_from_slice(&chunk);
-        }
-        let answer: Answer = read(&bytes)?;
+        let response = self.client.once(&self.url(None, "batchWrite"), Some(&body)).await?;
+        let answer: Answer = read(&whole(response).await?)?;
         if answer.status.len() != count || answer.write_results.len() != count {
             return Err(FirestoreError::Answer(format!("{} results of {count} writes", answer.status.len())));
         }
@@ -379,7 +387,7 @@ fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, FirestoreErro
 }
 
 /// A segment of a path, percent-encoded (RFC 3986).
-fn escaped(segment: &str) -> String {
+pub(super) fn escaped(segment: &str) -> String {
     let mut out = String::with_capacity(segment.len());
     for byte in segment.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~()".contains(&byte) {
@@ -501,6 +509,19 @@ mod tests {
         assert!(parsed(r#"{"readTime":"2020-01-01T00:00:00Z"}"#, "p/").unwrap().0.is_none());
         let error = check_error(r#"{"error":{"code":429,"status":"RESOURCE_EXHAUSTED"}}"#).unwrap_err();
         assert!(error.passes());
+    }
+
+    #[test]
+    fn real_users_are_not_asked_of_an_emulator() {
+        let config = FirestoreConfig {
+            project: Some("p".to_owned()),
+            auth_emulator: Some("127.0.0.1:1".to_owned()),
+            // With credentials of its own no variable is looked at.
+            token_file: Some("/nowhere".into()),
+            ..FirestoreConfig::default()
+        };
+        let error = Database::open(&config).unwrap_err();
+        assert_eq!((error.kind(), error.subject()), (ErrorKind::Config, "auth_emulator"));
     }
 
     #[test]

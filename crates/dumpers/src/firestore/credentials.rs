@@ -275,7 +275,7 @@ impl Tokens {
             }
         })?;
         let http = response.status().as_u16();
-        let body = response.bytes().await.map_err(super::http::broken)?;
+        let body = super::http::whole(response).await?;
         if http != 200 {
             // The answer to a refused assertion names the reason and no secret: {"error": "invalid_grant", ...}.
             #[derive(Deserialize, Default)]

@@ -300,6 +300,9 @@ impl Work {
         while let Some(done) = readers.join_next().await {
             done.map_err(|died| FirestoreError::Answer(format!("a reader died: {died}")))??;
         }
+        if let Some(pattern) = self.wanted.unfitted() {
+            return Err(FirestoreError::NothingFits(pattern.to_owned()));
+        }
         if self.head.users {
             let mut pages = users::Pages::default();
             while let Some(lines) = pages.next(&self.cx, &self.database).await? {

@@ -37,6 +37,9 @@ pub enum FirestoreError {
         /// What it holds.
         what: String,
     },
+    /// A pattern of what is wanted fits no document.
+    #[error("has no collection that fits {0:?}")]
+    NothingFits(String),
     /// Somebody asked to stop.
     #[error("stopped")]
     Cancelled,
@@ -96,6 +99,9 @@ impl FirestoreError {
             Self::TimedOut => (ErrorKind::TimedOut, "try again later"),
             Self::Answer(_) => {
                 (ErrorKind::Integrity, "check that the endpoint is Firestore's, and try again")
+            }
+            Self::NothingFits(_) => {
+                (ErrorKind::NotFound, "check the selection: a collection exists only while it has documents")
             }
             Self::Document { .. } => (ErrorKind::Unsupported, "a later version may know that kind of value"),
             Self::Refused { http, word, message, .. } => refused(*http, word, message),

@@ -186,8 +186,8 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// The whole body.
-async fn whole(mut response: Response) -> Result<Bytes, FirestoreError> {
+/// The whole body, where it is not too long.
+pub(super) async fn whole(mut response: Response) -> Result<Bytes, FirestoreError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
         if body.len() + chunk.len() > ANSWER_MAX {

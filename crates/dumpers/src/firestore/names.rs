@@ -1,5 +1,7 @@
 //! Names of documents and collections, and which of them are wanted.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use backup_core::{Error, ErrorKind, Result, Selection};
 
 /// The lowest document id there can be: in the order of names, ids of this form are numbers and come
@@ -50,9 +52,11 @@ impl Range {
 }
 
 /// Which documents a dump holds.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Wanted {
     include: Vec<Pattern>,
+    /// Which of them held a document so far.
+    fitted: Vec<AtomicBool>,
     exclude: Vec<Pattern>,
 }
 
@@ -122,7 +126,9 @@ impl Wanted {
     pub(super) fn parse(selection: &Selection) -> Result<Self> {
         let all =
             |texts: &[String]| texts.iter().map(|text| Pattern::parse(text)).collect::<Result<Vec<_>>>();
-        Ok(Self { include: all(&selection.include)?, exclude: all(&selection.exclude)? })
+        let include = all(&selection.include)?;
+        let fitted = include.iter().map(|_| AtomicBool::new(false)).collect();
+        Ok(Self { include, fitted, exclude: all(&selection.exclude)? })
     }
 
     /// Whether the dump holds this document.
@@ -131,8 +137,15 @@ impl Wanted {
             return true;
         }
         let segments: Vec<&str> = document.split('/').collect();
-        (self.include.is_empty() || self.include.iter().any(|pattern| pattern.holds(&segments)))
-            && !self.exclude.iter().any(|pattern| pattern.holds(&segments))
+        let mut included = self.include.is_empty();
+        for (pattern, fitted) in self.include.iter().zip(&self.fitted) {
+            let known = included && fitted.load(Ordering::Relaxed);
+            if !known && pattern.holds(&segments) {
+                fitted.store(true, Ordering::Relaxed);
+                included = true;
+            }
+        }
+        included && !self.exclude.iter().any(|pattern| pattern.holds(&segments))
     }
 
     /// The collections that have to be read, given those at the root: no one within another.
@@ -161,6 +174,16 @@ impl Wanted {
         };
         found.retain(|path| !gone(path));
         found
+    }
+
+    /// A pattern that none of the documents asked about so far fitted: a backup without it would look
+    /// whole.
+    pub(super) fn unfitted(&self) -> Option<&str> {
+        let mut patterns = self.include.iter().zip(&self.fitted);
+        let unfitted = |(pattern, fitted): &(&Pattern, &AtomicBool)| {
+            !pattern.is_literal() && !fitted.load(Ordering::Relaxed)
+        };
+        patterns.find(unfitted).map(|(pattern, _)| &*pattern.text)
     }
 
     /// The collections that were asked for by their very names.
@@ -207,6 +230,16 @@ mod tests {
             let held: Vec<usize> = (0..documents.len()).filter(|&i| wanted.holds(documents[i])).collect();
             assert_eq!(held, expected, "{include:?} without {exclude:?}");
         }
+    }
+
+    #[test]
+    fn a_pattern_that_fits_nothing_is_known() {
+        let wanted = wanted(&["log_*", "**/orders", "users"], &[]);
+        assert_eq!(wanted.unfitted(), Some("log_*"));
+        assert!(wanted.holds("log_1/a") && !wanted.holds("other/a"));
+        assert_eq!(wanted.unfitted(), Some("**/orders"));
+        assert!(wanted.holds("users/a/orders/1"));
+        assert_eq!(wanted.unfitted(), None);
     }
 
     #[test]

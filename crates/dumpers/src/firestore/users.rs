@@ -6,7 +6,7 @@
 use backup_core::{Context, Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
-use super::api::Database;
+use super::api::{Database, escaped};
 use super::archive::Lines;
 use super::config::Conflicts;
 use super::error::FirestoreError;
@@ -42,14 +42,24 @@ fn url(database: &Database, method: &str) -> String {
 }
 
 async fn page(cx: &Context, database: &Database, size: usize, token: &str) -> Result<Value, FirestoreError> {
-    let token = if token.is_empty() { String::new() } else { format!("&nextPageToken={token}") };
+    let token = if token.is_empty() { String::new() } else { format!("&nextPageToken={}", escaped(token)) };
     database.ask(cx, &format!("{}?maxResults={size}{token}", url(database, "batchGet")), None).await
 }
 
 /// Whether there is a user at all.
 pub(super) async fn exist(cx: &Context, database: &Database) -> Result<bool, FirestoreError> {
-    let page = page(cx, database, 1, "").await?;
-    Ok(page.get("users").and_then(Value::as_array).is_some_and(|users| !users.is_empty()))
+    let mut token = String::new();
+    loop {
+        let page = page(cx, database, 1, &token).await?;
+        if page.get("users").and_then(Value::as_array).is_some_and(|users| !users.is_empty()) {
+            return Ok(true);
+        }
+        match next_token(&page, &token)? {
+            // A page without users is not the end where it names another.
+            Some(next) => token = next,
+            None => return Ok(false),
+        }
+    }
 }
 
 /// Looks whether the users can be read with their passwords' hashes.
@@ -98,6 +108,22 @@ async fn hashing(cx: &Context, database: &Database) -> Result<Option<Value>, Fir
     }
 }
 
+/// What the page names as the next; `None` behind the last.
+fn next_token(page: &Value, token: &str) -> Result<Option<String>, FirestoreError> {
+    let next = page.get("nextPageToken").and_then(Value::as_str).unwrap_or_default();
+    if !next.is_empty() && next == token {
+        return Err(FirestoreError::Answer("the same page of users again".to_owned()));
+    }
+    Ok((!next.is_empty()).then(|| next.to_owned()))
+}
+
+/// Whether a user was refused because there is one of its id already, as the service says it.
+fn is_there(message: &str) -> bool {
+    message.starts_with("localId belongs to an existing account")
+        || message.contains("DUPLICATE_LOCAL_ID")
+        || message.contains("already exists")
+}
+
 /// All users, page by page.
 #[derive(Debug, Default)]
 pub(super) struct Pages {
@@ -134,13 +160,9 @@ impl Pages {
             refuse_withheld(user)?;
             lines.push_user(user);
         }
-        let next = page.get("nextPageToken").and_then(Value::as_str).unwrap_or_default();
-        if !next.is_empty() && next == token {
-            return Err(FirestoreError::Answer("the same page of users again".to_owned()));
-        }
-        // The last page names a token too; behind it there is an empty one.
-        self.ended = next.is_empty() || users.is_empty();
-        self.token = Some(next.to_owned());
+        // The last page with users names a token too; behind it there is an empty one without.
+        self.token = next_token(&page, &token)?;
+        self.ended = self.token.is_none();
         Ok(Some(lines))
     }
 }
@@ -153,6 +175,8 @@ pub(super) struct Import {
     conflicts: Conflicts,
     imported: u64,
     ids: Vec<String>,
+    /// So many were sent and not answered for: they may be there.
+    doubt: u64,
     skipped: u64,
     left_out: u64,
     without_hashing: bool,
@@ -197,7 +221,9 @@ impl Import {
             Some(config) => parameters(config, &mut body),
             None => self.without_hashing |= passwords,
         }
+        self.doubt = users.len() as u64;
         let answer = database.ask(cx, &url(database, "batchCreate"), Some(body)).await.map_err(failed)?;
+        self.doubt = 0;
         let mut refused = Vec::new();
         for error in answer.get("error").and_then(Value::as_array).into_iter().flatten() {
             // Proto3 leaves out an index of zero.
@@ -214,7 +240,7 @@ impl Import {
             }
         }
         for (index, message) in refused {
-            let exists = message.contains("exist") || message.contains("DUPLICATE");
+            let exists = is_there(&message);
             if exists && self.conflicts == Conflicts::Skip {
                 self.skipped += 1;
                 continue;
@@ -234,13 +260,18 @@ impl Import {
         self.imported
     }
 
+    /// How many more there may be: sent, and not answered for.
+    pub(super) fn doubt(&self) -> u64 {
+        self.doubt
+    }
+
     /// Removes what was imported.
     pub(super) async fn remove(&mut self, cx: &Context, database: &Database) -> Result<(), FirestoreError> {
         for ids in self.ids.chunks(PAGE) {
             let body = json!({ "localIds": ids, "force": true });
             database.ask(cx, &url(database, "batchDelete"), Some(body)).await?;
         }
-        if self.ids.len() as u64 == self.imported {
+        if self.ids.len() as u64 == self.imported && self.doubt == 0 {
             return Ok(());
         }
         Err(FirestoreError::Answer("it is not known which users were there before".to_owned()))
@@ -322,6 +353,25 @@ mod tests {
             body,
             json!({ "hashAlgorithm": "SCRYPT", "signerKey": "-_", "rounds": 8, "memoryCost": 14 })
         );
+    }
+
+    #[test]
+    fn only_a_user_that_is_there_is_there() {
+        for there in ["localId belongs to an existing account - can not overwrite.", "DUPLICATE_LOCAL_ID : u"]
+        {
+            assert!(is_there(there), "{there}");
+        }
+        for other in ["the tenant does not exist", "email exists in other account in database", ""] {
+            assert!(!is_there(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_empty_page_may_name_another() {
+        let page = json!({ "nextPageToken": "b+" });
+        assert_eq!(next_token(&page, "a"), Ok(Some("b+".to_owned())));
+        assert!(next_token(&page, "b+").is_err());
+        assert_eq!(next_token(&json!({ "users": [{}] }), "a"), Ok(None));
     }
 
     #[test]

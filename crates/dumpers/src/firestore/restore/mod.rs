@@ -336,7 +336,7 @@ impl<'a> Work<'a> {
     async fn give_up(&mut self, error: Error) -> Error {
         let (written, doubt) = (self.written, self.doubt.len());
         let users = self.users.imported();
-        let nothing = written == 0 && doubt == 0 && users == 0;
+        let nothing = written == 0 && doubt == 0 && users == 0 && self.users.doubt() == 0;
         let told = if nothing {
             "nothing was written".to_owned()
         } else if !self.was_empty || self.config.keep_partial {
@@ -383,6 +383,9 @@ impl<'a> Work<'a> {
         }
         if self.users.imported() > 0 {
             amount += &format!(" and {} users", self.users.imported());
+        }
+        if self.users.doubt() > 0 {
+            amount += &format!(" and up to {} users whose import was not answered", self.users.doubt());
         }
         amount
     }
