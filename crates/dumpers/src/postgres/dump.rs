@@ -4,6 +4,7 @@ mod look;
 mod pattern;
 mod watch;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,8 +16,9 @@ use backup_core::{
 use super::config::{Connection, PostgresConfig};
 use super::error::PostgresError;
 use super::inspect::parsed;
-use super::names::qualified;
+use super::names::{literal, qualified};
 use super::parallel;
+use super::parallel::snapshot::Snapshot;
 use super::query::Psql;
 use super::restore::random_u32;
 use super::settings::OnBlocked;
@@ -31,8 +33,10 @@ pub(super) use watch::{Patience, Watch};
 const LOCK_TIMEOUT: u64 = 300;
 /// Seconds that others may wait for the dump, unless the settings say otherwise.
 const LOCK_WAIT_LIMIT: u64 = 60;
-/// How often a dump that gave way before its first byte is started in all.
+/// How often a dump that gave way before its first byte, or whose tables changed, is started in all.
 const ATTEMPTS: u32 = 3;
+/// The wait before the next start after tables changed.
+const CHANGED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Dumps one database.
 #[derive(Debug, Clone)]
@@ -126,16 +130,34 @@ impl PostgresDumper {
         options
     }
 
-    /// One run of `pg_dump`, watched over.
-    fn attempt(&self, cx: &Context, client: &Client, psql: &Psql, options: &[String]) -> Result<Attempt> {
+    /// One run of `pg_dump` at a snapshot, watched over.
+    async fn attempt(
+        &self,
+        cx: &Context,
+        client: &Client,
+        psql: &Psql,
+        options: &[String],
+    ) -> Result<Attempt> {
         let subject = self.connection.describe();
+        let before = Snapshot::take(cx, psql.client(), &self.connection, self.waiting)
+            .await
+            .map_err(|error| error.about(&subject).at(Stage::Dump))?;
+        // A snapshot of its own is a little later: what changed in between is told needlessly.
+        let own = |arg: &String| ["--sn", "--ser"].iter().any(|beginning| arg.starts_with(beginning));
+        let at = (!options.iter().any(own)).then(|| format!("--snapshot={}", before.id));
         let mark = format!("strongroom dump {:08x}", random_u32().map_err(|error| error.about(&subject))?);
-        let command = self.connection.give(ToolCommand::new(&client.path).args(options));
+        let command = before.connection.give(ToolCommand::new(&client.path).args(options).args(at));
         let output = stream(cx, &command.env("PGAPPNAME", &mark), self.waiting, false)
             .map_err(|error| Error::from(error).at(Stage::Dump))?;
         let watch = self.patience().map(|patience| Watch::start(cx, psql.clone(), &mark, patience));
         let convert = move |error| PostgresError::of_tool(error).about(&subject).at(Stage::Dump);
-        Ok(Attempt { bytes: output.into_bytes(convert, || ()), watch })
+        let whose = format!(
+            "l.pid IN (SELECT a.pid FROM pg_catalog.pg_stat_activity a \
+             WHERE a.application_name = {} AND a.usename = current_user)",
+            literal(&mark)
+        );
+        let before = Some((before, whose));
+        Ok(Attempt { bytes: output.into_bytes(convert, || ()), watch, before, changed: false })
     }
 }
 
@@ -143,6 +165,10 @@ impl PostgresDumper {
 struct Attempt {
     bytes: ByteStream<Plain>,
     watch: Option<Watch>,
+    /// The snapshot, until the first bytes came, and which sessions are this run's.
+    before: Option<(Snapshot, String)>,
+    /// Whether a table changed between the snapshot and its lock.
+    changed: bool,
 }
 
 impl Attempt {
@@ -151,21 +177,33 @@ impl Attempt {
         // The session that was ended is no error of its own.
         match self.watch.as_ref().and_then(Watch::gave_way) {
             Some(who) if matches!(&next, Some(Err(error)) if error.kind() != ErrorKind::Cancelled) => {
-                Some(Err(PostgresError::GaveWay(who).about(subject).at(Stage::Dump)))
+                return Some(Err(PostgresError::GaveWay(who).about(subject).at(Stage::Dump)));
             }
-            _ => next,
+            _ => {}
         }
+        // pg_dump writes nothing before it has all its locks, and keeps them.
+        if let (Some(Ok(_)), Some((mut snapshot, whose))) = (&next, self.before.take())
+            && let Err(error) = snapshot.unchanged(&whose).await
+        {
+            self.changed = matches!(error, PostgresError::Changed(_));
+            return Some(Err(error.about(subject).at(Stage::Dump)));
+        }
+        next
     }
 }
 
-/// The bytes of a run; one that gives way before its first byte is started again after a pause.
-fn persistent(
+/// The bytes of a run; one that gives way before its first byte, or whose tables changed before it had
+/// its locks, is started again after a pause.
+fn persistent<F>(
     cx: &Context,
     subject: &str,
     pause: Duration,
     first: Attempt,
-    again: impl Fn() -> Result<Attempt> + Send + 'static,
-) -> ByteStream<Plain> {
+    again: impl Fn() -> F + Send + 'static,
+) -> ByteStream<Plain>
+where
+    F: Future<Output = Result<Attempt>> + Send + 'static,
+{
     let state = Some((first, ATTEMPTS - 1, cx.clone(), subject.to_owned(), again));
     ByteStream::new(futures::stream::unfold(state, move |state| async move {
         let (mut attempt, mut left, cx, subject, again) = state?;
@@ -176,17 +214,19 @@ fn persistent(
                 Err(error) => error,
             };
             let gave_way = attempt.watch.as_ref().is_some_and(|watch| watch.gave_way().is_some());
-            if !gave_way || left == 0 {
+            if !(gave_way || attempt.changed) || left == 0 {
                 return Some((Err(error), None));
             }
             left -= 1;
+            let pause = if gave_way { pause } else { CHANGED_PAUSE };
             cx.report(Event::Warning(&format!("{error}; it is tried again")));
             tokio::select! {
                 biased;
                 () = cx.cancel().cancelled() => return Some((Err(Error::cancelled(&*subject)), None)),
                 () = tokio::time::sleep(pause) => {}
             }
-            attempt = match again() {
+            drop(attempt);
+            attempt = match again().await {
                 Ok(attempt) => attempt,
                 Err(error) => return Some((Err(error), None)),
             };
@@ -254,17 +294,17 @@ impl Dumper for PostgresDumper {
             options: options.clone(),
             tables: Vec::new(),
         };
-        let first = self.attempt(cx, &client, &psql, &options)?;
-        let bytes = match self.patience() {
-            None => first.bytes,
-            Some(patience) => {
-                let again = {
-                    let (dumper, cx) = (self.clone(), cx.clone());
-                    move || dumper.attempt(&cx, &client, &psql, &options)
-                };
-                persistent(cx, &subject, patience.limit, first, again)
+        let first = self.attempt(cx, &client, &psql, &options).await?;
+        let pause = self.patience().map_or(CHANGED_PAUSE, |patience| patience.limit);
+        let run = Arc::new((self.clone(), cx.clone(), client, psql, options));
+        let again = move || {
+            let run = Arc::clone(&run);
+            async move {
+                let (dumper, cx, client, psql, options) = &*run;
+                dumper.attempt(cx, client, psql, options).await
             }
         };
+        let bytes = persistent(cx, &subject, pause, first, again);
         // The archive is read on its way: its own table of contents names the tables, and an end
         // before its end is no end, whatever the program's status says.
         let refuse = move |error| {

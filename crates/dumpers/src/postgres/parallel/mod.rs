@@ -22,7 +22,7 @@ mod inspect;
 pub(super) mod load;
 mod ranges;
 mod session;
-mod snapshot;
+pub(super) mod snapshot;
 mod start;
 mod toc;
 

@@ -20,12 +20,12 @@ pub(super) const LOCK_WAIT: &str = "10s";
 
 /// A snapshot that other sessions can read at, as long as this value lives.
 #[derive(Debug)]
-pub(super) struct Snapshot {
+pub(in crate::postgres) struct Snapshot {
     session: Session,
     /// The one server of possibly several that the snapshot is on.
-    pub(super) connection: Connection,
+    pub(in crate::postgres) connection: Connection,
     /// The snapshot's name.
-    pub(super) id: String,
+    pub(in crate::postgres) id: String,
     /// The encoding of the database, in which rows are dumped.
     pub(super) encoding: String,
     /// When the server was started, as it writes it: another server has another moment.
@@ -64,7 +64,7 @@ struct Size {
 
 impl Snapshot {
     /// Takes the snapshot of this moment.
-    pub(super) async fn take(
+    pub(in crate::postgres) async fn take(
         cx: &Context,
         psql: &Client,
         connection: &Connection,
@@ -118,6 +118,7 @@ impl Snapshot {
             self.session.run(&statement).await?;
         }
         self.session.run("SET LOCAL lock_timeout = 0;").await?;
+        self.unchanged("l.pid = pg_catalog.pg_backend_pid()").await?;
         let sizes: Vec<Size> = self
             .session
             .ask(&format!(
@@ -142,6 +143,40 @@ impl Snapshot {
             });
         }
         Ok(facts)
+    }
+
+    /// Refuses a snapshot older than what is locked now: a table that was truncated, rewritten or put in
+    /// another's place after it was taken reads as empty at it (PostgreSQL manual, 13.6, Caveats).
+    ///
+    /// `whose` is a condition on `l.pid`, the session that holds the locks. The tables of the catalog are
+    /// read at the snapshot; what functions say of an object is of this moment.
+    ///
+    /// # Errors
+    /// `Changed` with some of the tables.
+    pub(in crate::postgres) async fn unchanged(&mut self, whose: &str) -> Result<(), PostgresError> {
+        let changed: Vec<String> = self
+            .session
+            .ask(&format!(
+                "SELECT coalesce(json_agg(DISTINCT l.relation::pg_catalog.regclass::pg_catalog.text), '[]'::json)
+                 FROM pg_catalog.pg_locks l
+                 LEFT JOIN (pg_catalog.pg_class c JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace)
+                   ON c.oid = l.relation
+                 WHERE l.granted AND l.locktype = 'relation' AND l.relation >= '16384'::pg_catalog.oid
+                   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
+                   AND {whose}
+                   AND (c.oid IS NULL OR c.relkind = 'r' AND (
+                     c.oid::pg_catalog.regclass::pg_catalog.text
+                       IS DISTINCT FROM pg_catalog.format('%I.%I', s.nspname, c.relname)
+                     OR c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid)));"
+            ))
+            .await?;
+        if changed.is_empty() {
+            return Ok(());
+        }
+        const SHOWN: usize = 5;
+        let more = if changed.len() > SHOWN { " and others" } else { "" };
+        let some = changed.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+        Err(PostgresError::Changed(format!("{some}{more} were rewritten, emptied or replaced")))
     }
 
     /// Whether the snapshot and the locks are still held.

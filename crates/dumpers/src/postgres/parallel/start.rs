@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use backup_core::{Context, Error, ErrorKind, Result, Selection, Stage};
+use backup_core::{Context, Error, ErrorKind, Event, Result, Selection, Stage};
 use bytes::Bytes;
 
 use super::super::archive::ArchiveParser;
@@ -21,6 +22,8 @@ use crate::tool::{Output, ToolCommand, ToolError, stream};
 
 /// How often a start is tried that somebody's wait for a lock stood in the way of.
 const TRIES: u32 = 3;
+/// The wait before the next try after tables changed.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A dump that can begin.
 #[derive(Debug)]
@@ -42,7 +45,8 @@ pub(super) struct Begun {
 
 impl PostgresDumper {
     /// Takes the snapshot, asks `pg_dump` what belongs to the dump, locks it, and lets `pg_dump` read
-    /// the schema. Tried again where somebody waits for a stronger lock meanwhile.
+    /// the schema. Tried again where somebody waits for a stronger lock meanwhile, and where a table was
+    /// rewritten between the snapshot and its lock.
     pub(super) async fn start(
         &self,
         cx: &Context,
@@ -54,9 +58,19 @@ impl PostgresDumper {
         let subject = self.connection.describe();
         let mut tries = 1;
         loop {
-            match self.try_start(cx, what, jobs, psql, pg_dump).await {
-                Err(error) if waited_for_lock(&error) && tries < TRIES => tries += 1,
-                Err(error) if waited_for_lock(&error) => {
+            let mut listed = false;
+            match self.try_start(cx, what, jobs, psql, pg_dump, &mut listed).await {
+                Err(PostgresError::LockTimeout(_)) if listed && tries < TRIES => tries += 1,
+                Err(error @ PostgresError::Changed(_)) if tries < TRIES => {
+                    tries += 1;
+                    cx.report(Event::Warning(&format!("{error}; it is tried again")));
+                    tokio::select! {
+                        biased;
+                        () = cx.cancel().cancelled() => return Err(Error::cancelled(&*subject).at(Stage::Dump)),
+                        () = tokio::time::sleep(PAUSE) => {}
+                    }
+                }
+                Err(PostgresError::LockTimeout(error)) if listed => {
                     let what = format!("a lock was not given within {LOCK_WAIT}, {TRIES} times: {error}");
                     return Err(Error::new(ErrorKind::Unavailable, subject, what)
                         .with_hint("let the session end that waits for a stronger lock on a table")
@@ -74,18 +88,21 @@ impl PostgresDumper {
         jobs: usize,
         psql: &Client,
         pg_dump: &Client,
+        listed: &mut bool,
     ) -> Result<Start, PostgresError> {
         let mut snapshot = Snapshot::take(cx, psql, &self.connection, self.waiting).await?;
         let run = |section: &str, more: &[&str]| {
             let command = ToolCommand::new(&pg_dump.path)
                 .args(section_options(section, &snapshot.id))
-                .args(more)
-                .args(self.choosing(what));
+                .args(self.choosing(what))
+                // The last of two that say the same is obeyed.
+                .args(more);
             stream(cx, &snapshot.connection.give(command), self.waiting, false).map_err(PostgresError::from)
         };
         // It holds its locks until this is over, so that nobody comes between it and the others.
         let mut listing = run("data", &["--encoding=UTF8"])?;
         let section = DataSection::of(entries(&mut listing).await?)?;
+        *listed = true;
         let wait = format!("--lock-wait-timeout={LOCK_WAIT}");
         let outputs = [run("pre-data", &[&wait])?, run("post-data", &[&wait])?];
         let facts = snapshot.lock(&section.tables).await?;
@@ -214,9 +231,4 @@ async fn begun(mut output: Output) -> Result<Begun, PostgresError> {
         Some(first) => Ok(Begun { first: first.map_err(PostgresError::of_tool)?, output }),
         None => Err(PostgresError::Answer("pg_dump gave no schema".to_owned())),
     }
-}
-
-/// Whether somebody who waits for a stronger lock stood before us.
-fn waited_for_lock(error: &PostgresError) -> bool {
-    matches!(error, PostgresError::Tool(error) if error.stderr().contains("due to lock timeout"))
 }
