@@ -16,7 +16,7 @@ use backup_core::{
 use super::config::{Connection, PostgresConfig};
 use super::error::PostgresError;
 use super::inspect::parsed;
-use super::names::{literal, qualified};
+use super::names::qualified;
 use super::parallel;
 use super::parallel::snapshot::Snapshot;
 use super::query::Psql;
@@ -151,13 +151,7 @@ impl PostgresDumper {
             .map_err(|error| Error::from(error).at(Stage::Dump))?;
         let watch = self.patience().map(|patience| Watch::start(cx, psql.clone(), &mark, patience));
         let convert = move |error| PostgresError::of_tool(error).about(&subject).at(Stage::Dump);
-        let whose = format!(
-            "l.pid IN (SELECT a.pid FROM pg_catalog.pg_stat_activity a \
-             WHERE a.application_name = {} AND a.usename = current_user)",
-            literal(&mark)
-        );
-        let before = Some((before, whose));
-        Ok(Attempt { bytes: output.into_bytes(convert, || ()), watch, before, changed: false })
+        Ok(Attempt { bytes: output.into_bytes(convert, || ()), watch, before: Some(before), changed: false })
     }
 }
 
@@ -165,8 +159,8 @@ impl PostgresDumper {
 struct Attempt {
     bytes: ByteStream<Plain>,
     watch: Option<Watch>,
-    /// The snapshot, until the first bytes came, and which sessions are this run's.
-    before: Option<(Snapshot, String)>,
+    /// The snapshot, until the first bytes came.
+    before: Option<Snapshot>,
     /// Whether a table changed between the snapshot and its lock.
     changed: bool,
 }
@@ -181,9 +175,10 @@ impl Attempt {
             }
             _ => {}
         }
-        // pg_dump writes nothing before it has all its locks, and keeps them.
-        if let (Some(Ok(_)), Some((mut snapshot, whose))) = (&next, self.before.take())
-            && let Err(error) = snapshot.unchanged(&whose).await
+        // pg_dump writes nothing before it has all its locks. A small dump is over by now, so all tables
+        // are looked at rather than those it has locked.
+        if let (Some(Ok(_)), Some(mut snapshot)) = (&next, self.before.take())
+            && let Err(error) = snapshot.unchanged(false).await
         {
             self.changed = matches!(error, PostgresError::Changed(_));
             return Some(Err(error.about(subject).at(Stage::Dump)));

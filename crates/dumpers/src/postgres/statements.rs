@@ -56,6 +56,11 @@ impl Statement {
         self.words.get(at).map(|(_, _, word)| word)
     }
 
+    /// All words.
+    pub(super) fn words(&self) -> impl Iterator<Item = &Word> {
+        self.words.iter().map(|(_, _, word)| word)
+    }
+
     /// Whether it begins with these keywords.
     pub(super) fn begins(&self, keywords: &[&str]) -> bool {
         keywords.iter().enumerate().all(|(at, keyword)| self.is(at, keyword))

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use backup_core::{Context, Error, Event};
 use bytes::Bytes;
+use memchr::memmem;
 use tokio::sync::mpsc;
 
 use super::super::config::Connection;
@@ -177,16 +178,18 @@ impl Copier {
         let gone = |_| PostgresError::Tool(ToolError::Cancelled { tool: "psql".to_owned() });
         pieces.send(Piece::Begun(task.clone())).await.map_err(gone)?;
         let copied = async {
-            let (mut rows, mut last) = (0, b'\n');
+            let mut rows = Rows::new();
             session.tell(&task.statement).await?;
             while let Some(chunk) = session.next().await? {
-                rows += lines(&chunk);
-                last = chunk.last().copied().unwrap_or(last);
+                if !rows.push(&chunk) {
+                    let what = format!("a row of {} is none of COPY's text format", task.table);
+                    return Err(PostgresError::Answer(what));
+                }
                 pieces.send(Piece::Rows(task.number, chunk)).await.map_err(gone)?;
             }
-            match last {
-                b'\n' => Ok(rows),
-                _ => Err(PostgresError::Answer(format!("the rows of {} end within a row", task.table))),
+            match rows.whole() {
+                true => Ok(rows.count),
+                false => Err(PostgresError::Answer(format!("the rows of {} end within a row", task.table))),
             }
         };
         match copied.await {
@@ -196,6 +199,51 @@ impl Copier {
                 Err(error)
             }
         }
+    }
+}
+
+/// Rows in COPY's text format, checked on their way.
+///
+/// A backslash in a row is doubled or followed by a letter or digits, so no row begins with a backslash
+/// and a dot (PostgreSQL manual, COPY, text format). `psql` takes such a line for the end of the rows
+/// and what follows for statements and commands of its own, which run programs here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rows {
+    /// Rows that have ended.
+    pub(super) count: u64,
+    /// The last two bytes; a row begins after the last end of a line.
+    before: [u8; 2],
+}
+
+impl Rows {
+    pub(super) const fn new() -> Self {
+        Self { count: 0, before: [b'\n'; 2] }
+    }
+
+    /// Takes more bytes; `false` where a row begins with a backslash and a dot.
+    #[must_use]
+    pub(super) fn push(&mut self, chunk: &[u8]) -> bool {
+        let [second, last] = self.before;
+        let starts = |before: u8| before == b'\n' || before == b'\r';
+        let over_the_edge = match *chunk {
+            [] => return true,
+            [b'.', ..] if last == b'\\' && starts(second) => true,
+            [b'\\', b'.', ..] => starts(last),
+            _ => false,
+        };
+        let within = memmem::find_iter(chunk, b"\\.").any(|at| at > 0 && starts(chunk[at - 1]));
+        self.count += lines(chunk);
+        self.before = match *chunk {
+            [.., second, last] => [second, last],
+            [only] => [last, only],
+            [] => self.before,
+        };
+        !over_the_edge && !within
+    }
+
+    /// Whether the last row has its end.
+    pub(super) fn whole(&self) -> bool {
+        self.before[1] == b'\n'
     }
 }
 
@@ -212,6 +260,30 @@ pub(super) fn lines(chunk: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_that_psql_would_take_for_the_end_is_found_however_it_is_cut() {
+        let table: [(&str, bool); 9] = [
+            ("1\t2\n\\.\n\\! touch x\n", false),
+            ("\\.\n", false),
+            ("\\.x\n", false),
+            ("a\r\\.\n", false),
+            ("\\N\t\\.\n", true),
+            ("x\\.\n", true),
+            ("\\\\.\n", true),
+            (".\n\\N\n", true),
+            ("", true),
+        ];
+        for (text, good) in table {
+            for size in 1..=text.len().max(1) {
+                let mut rows = Rows::new();
+                let passed = text.as_bytes().chunks(size).fold(true, |all, chunk| rows.push(chunk) && all);
+                assert_eq!(passed, good, "{text:?} in pieces of {size}");
+                assert_eq!(rows.count, lines(text.as_bytes()));
+                assert!(rows.whole());
+            }
+        }
+    }
 
     #[test]
     fn lines_are_counted_in_blocks_of_any_length() {

@@ -9,8 +9,9 @@ use super::super::PG_CUSTOM;
 use super::super::archive::ArchiveParser;
 use super::super::inspect::not_whole;
 use super::contents::{CONTENTS_MAX, Contents};
-use super::copy::lines;
+use super::copy::Rows;
 use super::incoming::{Incoming, wrong};
+use super::load::check_copy;
 use super::{CONTENTS, DATA_FORMAT, META_RESTORE, META_TABLE, PG_PARALLEL, POST_DATA, PRE_DATA};
 use crate::bundle::{MemberHead, Turn};
 
@@ -21,7 +22,7 @@ pub struct ParallelInspector;
 /// A member that is being read.
 enum Reading {
     Archive(Box<ArchiveParser>),
-    Rows { table: String, rows: u64, last: u8 },
+    Rows { table: String, rows: Rows },
     Text(Vec<u8>),
     Other,
 }
@@ -32,10 +33,11 @@ impl Reading {
             PG_CUSTOM => Self::Archive(Box::default()),
             DATA_FORMAT => {
                 let table = head.meta.get(META_TABLE).cloned();
-                let table = table.filter(|_| head.meta.contains_key(META_RESTORE));
-                let table =
-                    table.ok_or_else(|| wrong(format!("member {:?} does not say its table", head.name)))?;
-                Self::Rows { table, rows: 0, last: b'\n' }
+                let (Some(table), Some(statement)) = (table, head.meta.get(META_RESTORE)) else {
+                    return Err(wrong(format!("member {:?} does not say its table", head.name)));
+                };
+                check_copy(statement).map_err(|what| wrong(format!("member {:?}: {what}", head.name)))?;
+                Self::Rows { table, rows: Rows::new() }
             }
             _ if head.name == CONTENTS => Self::Text(Vec::new()),
             _ => Self::Other,
@@ -45,9 +47,10 @@ impl Reading {
     fn push(&mut self, chunk: &[u8]) -> Result<()> {
         match self {
             Self::Archive(parser) => parser.push(chunk).map_err(not_whole)?,
-            Self::Rows { rows, last, .. } => {
-                *rows += lines(chunk);
-                *last = chunk.last().copied().unwrap_or(*last);
+            Self::Rows { table, rows } => {
+                if !rows.push(chunk) {
+                    return Err(wrong(format!("a row of {table} is none of COPY's text format")));
+                }
             }
             Self::Text(text) if text.len() + chunk.len() > CONTENTS_MAX => {
                 return Err(wrong("its contents are longer than any real ones"));
@@ -72,11 +75,11 @@ impl Found {
     fn close(&mut self, name: String, reading: Reading) -> Result<()> {
         match reading {
             Reading::Archive(parser) => drop(parser.finish().map_err(not_whole)?),
-            Reading::Rows { last, .. } if last != b'\n' => {
+            Reading::Rows { rows, .. } if !rows.whole() => {
                 return Err(wrong(format!("member {name:?} ends within a row")));
             }
-            Reading::Rows { table, rows, .. } => {
-                self.rows.insert(name.clone(), rows);
+            Reading::Rows { table, rows } => {
+                self.rows.insert(name.clone(), rows.count);
                 self.tables.insert(table);
             }
             Reading::Text(text) => {

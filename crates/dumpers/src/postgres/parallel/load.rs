@@ -11,14 +11,18 @@ use tokio::task::JoinSet;
 use super::super::config::Connection;
 use super::super::error::PostgresError;
 use super::super::inspect::{not_whole, parsed};
+use super::super::query::verbatim;
+use super::super::statements::{Word as Part, statements};
 use super::super::tools::{Client, only_unknown_timeout};
-use super::copy::lines;
+use super::copy::Rows;
 use super::incoming::wrong;
 use super::session::Session;
 use super::{META_RESTORE, META_TABLE};
 use crate::bundle::{MemberHead, MemberId};
 use crate::tool::{ToolCommand, Waiting, feed, feed_forgiving};
 
+/// The most members that are open at a time: as many as sessions read rows, and the large objects.
+const OPEN_MAX: usize = super::JOBS_MAX as usize + 1;
 /// Chunks, of at most 1 MiB, that wait for a session.
 const AHEAD: usize = 2;
 
@@ -92,6 +96,8 @@ impl Loaders {
         let (Some(statement), Some(table)) = (meta(META_RESTORE), meta(META_TABLE)) else {
             return Err(wrong(format!("member {:?} does not say its table", head.name)));
         };
+        check_copy(&statement).map_err(|what| wrong(format!("member {:?}: {what}", head.name)))?;
+        self.room()?;
         self.place.cx.report(Event::Table(&table));
         let (sender, words) = mpsc::channel(AHEAD);
         self.open.insert(id, sender);
@@ -101,7 +107,8 @@ impl Loaders {
     }
 
     /// The member with large objects begins.
-    pub(in crate::postgres) fn objects(&mut self, id: MemberId) {
+    pub(in crate::postgres) fn objects(&mut self, id: MemberId) -> Result<()> {
+        self.room()?;
         let (sender, words) = mpsc::channel(AHEAD);
         self.open.insert(id, sender);
         let place = Arc::clone(&self.place);
@@ -118,6 +125,15 @@ impl Loaders {
             let bytes = parsed(&place.cx, bytes, |error| not_whole(error).at(Stage::Restore), drop);
             place.restored(bytes).await.map(|_| Done::default())
         });
+        Ok(())
+    }
+
+    /// Refuses one more open member than any dump has.
+    fn room(&self) -> Result<()> {
+        if self.open.len() < OPEN_MAX {
+            return Ok(());
+        }
+        Err(wrong(format!("more than {OPEN_MAX} of its members are open at a time")))
     }
 
     /// Bytes of a member; waits while its session is behind.
@@ -170,8 +186,10 @@ impl Loaders {
         Ok(rows)
     }
 
-    /// Runs statements in one of the sessions.
-    pub(in crate::postgres) async fn run(&mut self, sql: &str) -> Result<()> {
+    /// Runs somebody else's statements in one of the sessions.
+    pub(in crate::postgres) async fn run(&mut self, script: &str) -> Result<()> {
+        let found = statements(script).map_err(|error| wrong(format!("its sequences: {error}")))?;
+        let sql: String = found.iter().map(|statement| verbatim(&statement.text)).collect();
         let mut session = match self.free.pop() {
             Some(session) => session,
             None => self.place.open().await.map_err(|error| self.place.fail(error))?,
@@ -188,6 +206,27 @@ impl Loaders {
         let done = ended.map_err(|error| Error::bug(format!("a loading task died: {error}")))??;
         self.free.extend(done.session);
         Ok(done.rows)
+    }
+}
+
+/// Refuses a statement that reads rows and is more than that: `psql` reads commands of its own wherever
+/// a backslash stands, and another statement would find rows that are none.
+pub(super) fn check_copy(statement: &str) -> std::result::Result<(), String> {
+    let found = statements(statement).map_err(|error| error.to_string())?;
+    match &*found {
+        [one]
+            if one.begins(&["COPY"])
+                && one.find("FROM").is_some_and(|at| one.is(at + 1, "STDIN"))
+                && one.words().all(|word| match word {
+                    Part::Bare(word) => !word.starts_with('$'),
+                    Part::Quoted(_) => true,
+                    Part::Text(text) => !text.contains('\\'),
+                    Part::Sign(sign) => ".,()".contains(*sign),
+                }) =>
+        {
+            Ok(())
+        }
+        _ => Err("its statement to restore is not one COPY".to_owned()),
     }
 }
 
@@ -221,15 +260,17 @@ impl Load {
     /// abandoned.
     async fn load(&mut self, mut session: Session) -> Result<Done, PostgresError> {
         session.write(format!("BEGIN;\n{}\n", self.statement).as_bytes()).await?;
-        let (mut sent, mut last) = (0, b'\n');
+        let mut sent = Rows::new();
         loop {
             match self.words.recv().await {
                 Some(Word::Chunk(chunk)) => {
-                    sent += lines(&chunk);
-                    last = chunk.last().copied().unwrap_or(last);
+                    if !sent.push(&chunk) {
+                        let what = format!("a row of member {:?} is none of COPY's text format", self.member);
+                        return Err(PostgresError::Answer(what));
+                    }
                     session.write(&chunk).await?;
                 }
-                Some(Word::Whole) if last == b'\n' => break,
+                Some(Word::Whole) if sent.whole() => break,
                 Some(Word::Whole) => {
                     let what = format!("the rows of member {:?} end within a row", self.member);
                     return Err(PostgresError::Answer(what));
@@ -238,11 +279,42 @@ impl Load {
             }
         }
         session.run("\\.").await?;
+        let sent = sent.count;
         if session.rows() != sent {
             let what = format!("{} of {sent} rows of member {:?} arrived", session.rows(), self.member);
             return Err(PostgresError::Answer(what));
         }
         session.run("COMMIT;").await?;
         Ok(Done { session: Some(session), rows: Some((self.member.clone(), sent)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_copy_reads_rows() {
+        for good in [
+            "COPY public.t (a, b) FROM STDIN (ENCODING 'UTF8');",
+            "COPY \"a\\b\".\"c\nd\" (\"x\"\"; y\") FROM STDIN (ENCODING 'LATIN1');",
+        ] {
+            assert_eq!(check_copy(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "COPY t FROM STDIN",
+            "SELECT 1;",
+            "SELECT 1; COPY t FROM STDIN;",
+            "COPY t FROM STDIN; \\! touch x",
+            "COPY t \\! touch x\nFROM STDIN;",
+            "COPY t -- x\n\\! touch x\nFROM STDIN;",
+            "COPY t FROM STDIN (ENCODING E'\\'');",
+            "COPY t FROM STDIN /* \\! x */;",
+            "COPY t $$ FROM STDIN $$ FROM STDIN;",
+            "COPY t FROM PROGRAM 'x';",
+        ] {
+            assert!(check_copy(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -118,7 +118,7 @@ impl Snapshot {
             self.session.run(&statement).await?;
         }
         self.session.run("SET LOCAL lock_timeout = 0;").await?;
-        self.unchanged("l.pid = pg_catalog.pg_backend_pid()").await?;
+        self.unchanged(true).await?;
         let sizes: Vec<Size> = self
             .session
             .ask(&format!(
@@ -134,6 +134,13 @@ impl Snapshot {
             if kind.relkind.is_none() {
                 return Err(PostgresError::Answer(format!("there is no table {}", table.shown())));
             }
+            // psql reads a command of its own wherever a backslash stands.
+            if kind.condition.contains('\\') {
+                return Err(PostgresError::NotParallel(format!(
+                    "{}, whose extension gives it a condition with a backslash",
+                    table.shown()
+                )));
+            }
             facts.push(TableFacts {
                 cut: plain && kind.heap && kind.condition.is_empty() && self.version >= RANGE_SCANS_SINCE,
                 pages: size.pages,
@@ -148,26 +155,38 @@ impl Snapshot {
     /// Refuses a snapshot older than what is locked now: a table that was truncated, rewritten or put in
     /// another's place after it was taken reads as empty at it (PostgreSQL manual, 13.6, Caveats).
     ///
-    /// `whose` is a condition on `l.pid`, the session that holds the locks. The tables of the catalog are
-    /// read at the snapshot; what functions say of an object is of this moment.
+    /// Of all tables, or of those that this session has locked. The tables of the catalog are read at the
+    /// snapshot; what functions say of an object is of this moment.
     ///
     /// # Errors
     /// `Changed` with some of the tables.
-    pub(in crate::postgres) async fn unchanged(&mut self, whose: &str) -> Result<(), PostgresError> {
+    pub(in crate::postgres) async fn unchanged(&mut self, locked_only: bool) -> Result<(), PostgresError> {
+        let which = if locked_only {
+            "c.oid IN (SELECT l.relation FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation'
+               AND l.pid = pg_catalog.pg_backend_pid())"
+        } else {
+            "c.relpersistence <> 't'"
+        };
+        // Of what was locked by its name, only the table that has the name now is locked.
+        let other = if locked_only {
+            "UNION ALL SELECT l.relation::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_locks l
+               WHERE l.locktype = 'relation' AND l.pid = pg_catalog.pg_backend_pid()
+                 AND l.relation >= '16384'::pg_catalog.oid
+                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = l.relation)"
+        } else {
+            ""
+        };
         let changed: Vec<String> = self
             .session
             .ask(&format!(
-                "SELECT coalesce(json_agg(DISTINCT l.relation::pg_catalog.regclass::pg_catalog.text), '[]'::json)
-                 FROM pg_catalog.pg_locks l
-                 LEFT JOIN (pg_catalog.pg_class c JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace)
-                   ON c.oid = l.relation
-                 WHERE l.granted AND l.locktype = 'relation' AND l.relation >= '16384'::pg_catalog.oid
-                   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
-                   AND {whose}
-                   AND (c.oid IS NULL OR c.relkind = 'r' AND (
+                "SELECT coalesce(json_agg(name), '[]'::json) FROM (
+                   SELECT pg_catalog.format('%I.%I', s.nspname, c.relname) AS name
+                   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
+                   WHERE c.relkind = 'r' AND c.oid >= '16384'::pg_catalog.oid AND {which} AND (
                      c.oid::pg_catalog.regclass::pg_catalog.text
                        IS DISTINCT FROM pg_catalog.format('%I.%I', s.nspname, c.relname)
-                     OR c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid)));"
+                     OR c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid))
+                   {other}) AS changed;"
             ))
             .await?;
         if changed.is_empty() {

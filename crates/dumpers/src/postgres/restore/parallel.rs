@@ -194,7 +194,7 @@ impl Applying {
             Kind::Contents => return Err(wrong("its contents come before its end")),
             _ if self.built => return Err(wrong(format!("member {:?} comes too late", head.name))),
             Kind::Rows => self.loaders.rows(id, head)?,
-            Kind::Objects => self.loaders.objects(id),
+            Kind::Objects => self.loaders.objects(id)?,
             Kind::Sequences => drop(self.texts.insert(id, (Kind::Sequences, Vec::new()))),
             Kind::PostData => {
                 self.rows.extend(self.loaders.wait().await?);
