@@ -63,6 +63,9 @@ pub enum MysqlError {
     /// Something of the dump has the name of something in the target.
     #[error("it already holds what the dump holds: {0}")]
     Clash(String),
+    /// An account or grant of a dump was refused.
+    #[error("an account or grant of the dump could not be made: {0}")]
+    Account(String),
     /// A program failed in another way.
     #[error(transparent)]
     Tool(#[from] ToolError),
@@ -125,6 +128,23 @@ impl MysqlError {
             1356 => Self::View(line),
             1115 | 1273 | 1286 | 1193 | 1231 | 1289 => Self::Unknown(line),
             _ => Self::Tool(error),
+        }
+    }
+
+    /// The same kind of error with its code alone, where the text could repeat a secret.
+    pub(super) fn without_statement(self) -> Self {
+        let code = |said: &str| match reason(said) {
+            Some((code, _)) => format!("error {code}"),
+            None => "an error without a code".to_owned(),
+        };
+        match self {
+            Self::Permission(said) => Self::Permission(code(&said)),
+            Self::Unreachable(said) => Self::Unreachable(code(&said)),
+            Self::Plugin(said) => Self::Plugin(code(&said)),
+            Self::Full(said) => Self::Full(code(&said)),
+            Self::Tool(error @ ToolError::Missing { .. }) => Self::Tool(error),
+            Self::Tool(error) => Self::Account(code(error.stderr())),
+            other => Self::Account(code(&other.to_string())),
         }
     }
 
@@ -193,6 +213,11 @@ impl MysqlError {
             Self::Clash(_) => (
                 ErrorKind::Conflict,
                 "restore to a new name, or remove from the target what is to be replaced".to_owned(),
+            ),
+            Self::Account(_) => (
+                ErrorKind::Tool,
+                "restore without accounts, and make them by hand: they stand at the beginning of the dump"
+                    .to_owned(),
             ),
             Self::Tool(error @ ToolError::Missing { .. }) => {
                 return Error::from(error.clone()).with_hint(

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use backup_core::{Context, Error, Result, Stage};
 
 use super::route::{Part, Waiting};
-use super::{Looked, MysqlRestorer};
+use super::{Looked, MysqlRestorer, held};
 use crate::mysql::config::Definers;
 use crate::mysql::error::MysqlError;
 use crate::mysql::look::tables;
-use crate::mysql::names::{identifier, literal};
+use crate::mysql::names::identifier;
 use crate::mysql::query::Sql;
 use crate::mysql::tools::Flavour;
 
@@ -20,39 +20,62 @@ impl MysqlRestorer {
         cx: &Context,
         looked: &Looked,
         mut waiting: Waiting,
+        into_existing: bool,
         warnings: &mut Vec<String>,
     ) -> Result<()> {
         let sql = &looked.sql.patient();
         if waiting.parts.is_empty() {
             return Err(Error::bug("a dump without a database was applied"));
         }
-        self.settle_accounts(cx, looked, &mut waiting, warnings).await?;
-        self.settle_definers(cx, looked, &mut waiting, warnings).await?;
         let parts: Vec<Part> = waiting.parts.iter().map(|(_, part)| part.clone()).collect();
-        let fresh = self.make_targets(cx, looked, &parts).await?;
+        let made = self.make_targets(cx, looked, &parts, into_existing).await?;
         // From here on what was begun is finished: a stop in between would leave less than nothing.
         let cx = &Context::new();
-        if let Err(error) = move_tables(cx, sql, &parts).await {
-            undo(sql, &fresh).await;
-            return Err(match error {
-                MysqlError::Unreachable(said) => self.fail(MysqlError::Unsettled(said)),
-                error => self.fail(error),
-            });
+        let mut ours = waiting.names.clone();
+        match move_tables(cx, sql, &parts, &mut ours).await {
+            Ok(()) => {}
+            // The answer is lost, so nothing is taken back: the server may still be at it.
+            Err(MysqlError::Unreachable(said)) => {
+                if !are_moved(cx, sql, &parts, &ours).await {
+                    let drafts: Vec<&str> = parts.iter().map(|part| &*part.draft).collect();
+                    let said = format!("{said}; what was not moved is in {}", drafts.join(", "));
+                    return Err(self.fail(MysqlError::Unsettled(said)));
+                }
+            }
+            Err(error) => return Err(with_left(self.fail(error), undo(sql, &made, &ours).await)),
         }
-        if let Err(error) = define(cx, sql, &waiting.definitions).await {
-            let error = self.fail(error);
-            return Err(if fresh.len() == parts.len() {
-                undo(sql, &fresh).await;
-                error
+        let accounts = self.settle_accounts(cx, looked, &mut waiting, warnings).await;
+        let defined = match accounts {
+            Ok(()) => match self.settle_definers(cx, looked, &mut waiting, warnings).await {
+                Ok(()) => define(cx, sql, &waiting.definitions).await.map_err(|error| self.fail(error)),
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        if let Err(error) = defined {
+            let error = if made.len() == parts.len() {
+                with_left(error, undo(sql, &made, &ours).await)
             } else {
                 let what = format!(
-                    "the tables of the dump are in place, but a view, trigger, routine or event could not be made: {}",
+                    "the tables of the dump are in place, but a view, trigger, routine, event or account could not be \
+                     made: {}",
                     error.what()
                 );
                 Error::new(error.kind(), error.subject().to_owned(), what)
                     .with_hint("make what is missing by hand, or remove the tables and restore to a new name")
                     .at(Stage::Restore)
                     .with_source(error)
+            };
+            return Err(if self.accounts && !waiting.accounts.is_empty() {
+                let what =
+                    format!("{}; accounts and grants of the dump were made, all or some", error.what());
+                let hint = error.hint().unwrap_or("look which accounts are there").to_owned();
+                Error::new(error.kind(), error.subject().to_owned(), what)
+                    .with_hint(hint)
+                    .at(Stage::Restore)
+                    .with_source(error)
+            } else {
+                error
             });
         }
         if let Err(error) = drop_empty(cx, sql, &parts).await {
@@ -73,7 +96,9 @@ impl MysqlRestorer {
             return Ok(());
         }
         if self.accounts {
-            define(cx, &looked.sql, &waiting.accounts).await.map_err(|error| self.fail(error))
+            // What the program says repeats statements, and with them the hashes of passwords.
+            let done = define(cx, &looked.sql, &waiting.accounts).await;
+            done.map_err(|error| self.fail(error.without_statement()))
         } else {
             warnings.push(
                 "the dump holds accounts and grants, which were not asked for: they were left out".to_owned(),
@@ -127,39 +152,69 @@ impl MysqlRestorer {
         Ok(())
     }
 
-    /// Creates the targets that do not exist; gives those that hold nothing but what comes now.
-    async fn make_targets(&self, cx: &Context, looked: &Looked, parts: &[Part]) -> Result<Vec<Fresh>> {
-        let mut fresh = Vec::new();
+    /// Creates the targets that do not exist, and gives those.
+    async fn make_targets(
+        &self,
+        cx: &Context,
+        looked: &Looked,
+        parts: &[Part],
+        into_existing: bool,
+    ) -> Result<Vec<String>> {
+        let sql = &looked.sql;
+        let mut made = Vec::new();
         for part in parts {
-            let existed = looked.existing.contains_key(&part.target);
-            if existed && looked.existing.get(&part.target).is_some_and(|held| !held.is_empty()) {
-                continue;
-            }
-            if !existed {
-                let statement =
-                    format!("CREATE DATABASE {} {}", identifier(&part.target), part.character_set);
-                if let Err(error) = looked.sql.ask(cx, &statement).await {
-                    undo(&looked.sql, &fresh).await;
-                    let error = match error {
-                        MysqlError::Tool(error) if error.stderr().contains("1007") => {
-                            MysqlError::Exists(part.target.clone())
-                        }
-                        error => error,
-                    };
-                    return Err(self.fail(error));
+            let target = &part.target;
+            let done = if looked.existing.contains_key(target) {
+                // Somebody may have filled it since the first look.
+                match held(cx, sql, std::slice::from_ref(target)).await {
+                    Ok(held) if !into_existing && held.values().any(|held| !held.is_empty()) => {
+                        Err(MysqlError::Exists(target.clone()))
+                    }
+                    other => other.map(drop),
                 }
+            } else {
+                let statement = format!("CREATE DATABASE {} {}", identifier(target), part.character_set);
+                match sql.ask(cx, &statement).await {
+                    Ok(_) => {
+                        made.push(target.clone());
+                        Ok(())
+                    }
+                    Err(MysqlError::Tool(error)) if error.stderr().contains("1007") => {
+                        Err(MysqlError::Exists(target.clone()))
+                    }
+                    Err(error) => Err(error),
+                }
+            };
+            if let Err(error) = done {
+                return Err(with_left(self.fail(error), undo(sql, &made, &BTreeSet::new()).await));
             }
-            fresh.push(Fresh { name: part.target.clone(), existed });
         }
-        Ok(fresh)
+        Ok(made)
     }
 }
 
-/// A target that was empty before.
-#[derive(Debug)]
-struct Fresh {
-    name: String,
-    existed: bool,
+/// The error, with what could not be taken back.
+fn with_left(error: Error, left: Vec<String>) -> Error {
+    if left.is_empty() {
+        return error;
+    }
+    let hint = format!("not everything was taken back: {}", left.join("; "));
+    Error::new(error.kind(), error.subject().to_owned(), error.what().to_owned())
+        .with_hint(hint)
+        .at(Stage::Restore)
+        .with_source(error)
+}
+
+/// Whether all tables stand in their targets and none in the temporary databases.
+async fn are_moved(cx: &Context, sql: &Sql, parts: &[Part], ours: &BTreeSet<(String, String)>) -> bool {
+    let drafts: Vec<String> = parts.iter().map(|part| part.draft.clone()).collect();
+    let targets: Vec<String> = parts.iter().map(|part| part.target.clone()).collect();
+    let (Ok(left), Ok(there)) = (tables(cx, sql, &drafts).await, tables(cx, sql, &targets).await) else {
+        return false;
+    };
+    let there: BTreeSet<(String, String)> = there.iter().map(|table| table.key()).collect();
+    // Views and routines come later.
+    left.is_empty() && !ours.is_empty() && ours.iter().any(|name| there.contains(name))
 }
 
 /// Every account and role, as `user@host`.
@@ -173,11 +228,19 @@ async fn accounts(cx: &Context, sql: &Sql, flavour: Flavour) -> Result<BTreeSet<
 }
 
 /// One statement for all tables: the server does all of it or nothing.
-async fn move_tables(cx: &Context, sql: &Sql, parts: &[Part]) -> Result<(), MysqlError> {
+///
+/// Notes their new places in `ours` before.
+async fn move_tables(
+    cx: &Context,
+    sql: &Sql,
+    parts: &[Part],
+    ours: &mut BTreeSet<(String, String)>,
+) -> Result<(), MysqlError> {
     let drafts: Vec<String> = parts.iter().map(|part| part.draft.clone()).collect();
     let mut moves = Vec::new();
     for table in tables(cx, sql, &drafts).await? {
         let Some(part) = parts.iter().find(|part| part.draft == table.database) else { continue };
+        ours.insert((part.target.clone(), table.name.clone()));
         let name = identifier(&table.name);
         moves.push(format!("{}.{name} TO {}.{name}", identifier(&part.draft), identifier(&part.target)));
     }
@@ -196,26 +259,31 @@ async fn define(cx: &Context, sql: &Sql, text: &[u8]) -> Result<(), MysqlError> 
     sql.run(cx, text).await
 }
 
-/// Takes back what a failed hand-over put into targets that were empty before.
-async fn undo(sql: &Sql, fresh: &[Fresh]) {
+/// Drops the targets that this run created, as far as they hold nothing but what is ours; gives what
+/// could not be dropped.
+async fn undo(sql: &Sql, made: &[String], ours: &BTreeSet<(String, String)>) -> Vec<String> {
     let cx = Context::new();
-    for target in fresh {
-        let name = identifier(&target.name);
-        let made = format!(
-            "SELECT DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA \
-             WHERE SCHEMA_NAME = {}",
-            literal(&target.name)
-        );
-        let mut statement = format!("SET SESSION foreign_key_checks = 0;\nDROP DATABASE IF EXISTS {name};\n");
-        if target.existed
-            && let Ok(rows) = sql.ask(&cx, &made).await
-            && let Some([set, collation]) = rows.first().map(Vec::as_slice)
-        {
-            statement.push_str(&format!("CREATE DATABASE {name} CHARACTER SET {set} COLLATE {collation};\n"));
+    let mut left = Vec::new();
+    for target in made {
+        let found = match held(&cx, sql, std::slice::from_ref(target)).await {
+            Ok(found) => found,
+            Err(error) => {
+                left.push(format!("database {target:?} could not be looked at: {error}"));
+                continue;
+            }
+        };
+        let own = |name: &String| ours.contains(&(target.clone(), name.clone()));
+        if found.get(target).is_some_and(|names| !names.iter().all(own)) {
+            left.push(format!("database {target:?} holds what somebody else put there, and stays"));
+            continue;
         }
-        // What is left is told by the error that led here; there is nobody else to tell.
-        let _ = sql.ask(&cx, &statement).await;
+        let statement =
+            format!("SET SESSION foreign_key_checks = 0;\nDROP DATABASE IF EXISTS {};", identifier(target));
+        if let Err(error) = sql.ask(&cx, &statement).await {
+            left.push(format!("database {target:?} could not be dropped: {error}"));
+        }
     }
+    left
 }
 
 /// Drops the temporary databases, which must hold nothing by now.

@@ -265,7 +265,7 @@ impl Restorer for MysqlRestorer {
             Ok(fed) => match waiting.await {
                 Ok((waiting, total)) => {
                     let mut warnings: Vec<String> = fed.stderr.lines().map(str::to_owned).collect();
-                    let done = self.hand_over(cx, &looked, waiting, &mut warnings).await;
+                    let done = self.hand_over(cx, &looked, waiting, into_existing, &mut warnings).await;
                     done.map(|()| Restored { target: plan.target().to_owned(), bytes: total, warnings })
                 }
                 Err(_) => Err(Error::bug("a dump was applied without its end")),
