@@ -42,7 +42,7 @@ impl MysqlRestorer {
                     return Err(self.fail(MysqlError::Unsettled(said)));
                 }
             }
-            Err(error) => return Err(with_left(self.fail(error), undo(sql, &made, &ours).await)),
+            Err(error) => return Err(with_left(self.fail(error), &undo(sql, &made, &ours).await)),
         }
         let accounts = self.settle_accounts(cx, looked, &mut waiting, warnings).await;
         let defined = match accounts {
@@ -54,7 +54,7 @@ impl MysqlRestorer {
         };
         if let Err(error) = defined {
             let error = if made.len() == parts.len() {
-                with_left(error, undo(sql, &made, &ours).await)
+                with_left(error, &undo(sql, &made, &ours).await)
             } else {
                 let what = format!(
                     "the tables of the dump are in place, but a view, trigger, routine, event or account could not be \
@@ -186,7 +186,7 @@ impl MysqlRestorer {
                 }
             };
             if let Err(error) = done {
-                return Err(with_left(self.fail(error), undo(sql, &made, &BTreeSet::new()).await));
+                return Err(with_left(self.fail(error), &undo(sql, &made, &BTreeSet::new()).await));
             }
         }
         Ok(made)
@@ -194,7 +194,7 @@ impl MysqlRestorer {
 }
 
 /// The error, with what could not be taken back.
-fn with_left(error: Error, left: Vec<String>) -> Error {
+fn with_left(error: Error, left: &[String]) -> Error {
     if left.is_empty() {
         return error;
     }
