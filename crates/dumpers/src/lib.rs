@@ -12,6 +12,7 @@ mod config;
 pub mod files;
 pub mod firestore;
 pub mod folder;
+mod inspection;
 mod leftovers;
 pub mod mongodb;
 pub mod mysql;

@@ -7,6 +7,7 @@ use backup_core::{
 
 use super::FIRESTORE_NDJSON;
 use super::archive::{ArchiveError, Parser};
+use crate::inspection::read_to_end;
 
 /// The port's error for an archive that is not whole.
 pub(super) fn not_whole(error: ArchiveError) -> Error {
@@ -37,18 +38,9 @@ impl Inspector for FirestoreInspector {
     ) -> Result<Inspection> {
         let refuse = |error| not_whole(error).at(Stage::Verify);
         let mut parser = Parser::default();
-        let mut total = 0;
-        loop {
-            // Also where the input stalls.
-            let next = tokio::select! {
-                biased;
-                () = cx.cancel().cancelled() => return Err(Error::cancelled(FIRESTORE_NDJSON).at(Stage::Verify)),
-                next = bytes.next() => next,
-            };
-            let Some(chunk) = next.transpose()? else { break };
-            parser.push(&chunk, drop).map_err(refuse)?;
-            total += chunk.len() as u64;
-        }
+        let total =
+            read_to_end(cx, FIRESTORE_NDJSON, &mut bytes, |chunk| parser.push(&chunk, drop).map_err(refuse))
+                .await?;
         let counts = parser.finish().map_err(refuse)?;
         Ok(Inspection { bytes: total, parsed: true, tables: counts.collections.into_keys().collect() })
     }

@@ -7,6 +7,7 @@ use backup_core::{ByteStream, Context, DumpFormat, Error, Inspection, Inspector,
 
 use super::tar::{TarEvent, TarReader};
 use super::{FILES_TAR, TarError};
+use crate::inspection::read_to_end;
 
 /// The most names that are listed.
 const NAMES_MAX: usize = 1000;
@@ -30,16 +31,7 @@ impl Inspector for TarInspector {
         let refuse = |error: TarError| error.at_port().at(Stage::Verify);
         let mut reader = TarReader::new();
         let mut names = BTreeSet::new();
-        let mut total = 0;
-        loop {
-            // Also where the input stalls.
-            let next = tokio::select! {
-                biased;
-                () = cx.cancel().cancelled() => return Err(Error::cancelled(FILES_TAR).at(Stage::Verify)),
-                next = bytes.next() => next,
-            };
-            let Some(mut chunk) = next.transpose()? else { break };
-            total += chunk.len() as u64;
+        let total = read_to_end(cx, FILES_TAR, &mut bytes, |mut chunk| {
             while let Some(event) = reader.next(&mut chunk).map_err(refuse)? {
                 if let TarEvent::Entry(entry) = event
                     && !entry.path.is_empty()
@@ -49,7 +41,9 @@ impl Inspector for TarInspector {
                     names.insert(String::from_utf8_lossy(top).into_owned());
                 }
             }
-        }
+            Ok(())
+        })
+        .await?;
         reader.finish().map_err(refuse)?;
         Ok(Inspection { bytes: total, parsed: true, tables: names.into_iter().collect() })
     }

@@ -6,6 +6,7 @@ use backup_core::{ByteStream, Context, DumpFormat, Error, Inspection, Inspector,
 use super::MONGODB_ARCHIVE;
 use super::archive::{ArchiveError, ArchiveParser};
 use super::error::MongoError;
+use crate::inspection::read_to_end;
 
 /// Reads `mongodb-archive` dumps to their end: every length, every name, every checksum.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,17 +26,12 @@ impl Inspector for MongoInspector {
     ) -> Result<Inspection> {
         let refuse = |error: ArchiveError| MongoError::from(error).about(MONGODB_ARCHIVE).at(Stage::Verify);
         let mut parser = ArchiveParser::new();
-        loop {
-            // Also where the input stalls.
-            let next = tokio::select! {
-                biased;
-                () = cx.cancel().cancelled() => return Err(Error::cancelled(MONGODB_ARCHIVE).at(Stage::Verify)),
-                next = bytes.next() => next,
-            };
-            let Some(chunk) = next.transpose()? else { break };
+        read_to_end(cx, MONGODB_ARCHIVE, &mut bytes, |chunk| {
             parser.push(&chunk);
             while parser.next_item().map_err(refuse)?.is_some() {}
-        }
+            Ok(())
+        })
+        .await?;
         let contents = parser.finish().map_err(refuse)?;
         let entries = contents.prelude.entries.iter().zip(&contents.counts);
         let tables = entries

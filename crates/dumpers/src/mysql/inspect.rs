@@ -7,6 +7,7 @@ use backup_core::{
 
 use super::script::{Script, ScriptError};
 use super::{MARIADB_SQL, MYSQL_SQL};
+use crate::inspection::read_to_end;
 
 /// The port's error for a text that is no whole dump.
 pub(super) fn not_whole(error: ScriptError) -> Error {
@@ -58,20 +59,10 @@ impl Inspector for MysqlInspector {
     ) -> Result<Inspection> {
         let refuse = |error| not_whole(error).at(Stage::Verify);
         let mut script = Script::new();
-        let mut total = 0;
-        loop {
-            // Also where the input stalls.
-            let next = tokio::select! {
-                biased;
-                () = cx.cancel().cancelled() => {
-                    return Err(Error::cancelled(format.as_str()).at(Stage::Verify));
-                }
-                next = bytes.next() => next,
-            };
-            let Some(chunk) = next.transpose()? else { break };
-            script.push(&chunk, |_, _, _, _| Ok::<_, ScriptError>(())).map_err(refuse)?;
-            total += chunk.len() as u64;
-        }
+        let total = read_to_end(cx, format.as_str(), &mut bytes, |chunk| {
+            script.push(&chunk, |_, _, _, _| Ok::<_, ScriptError>(())).map_err(refuse)
+        })
+        .await?;
         let contents = script.finish().map_err(refuse)?;
         Ok(Inspection { bytes: total, parsed: true, tables: contents.tables })
     }

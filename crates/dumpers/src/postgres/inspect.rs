@@ -7,6 +7,7 @@ use backup_core::{
 
 use super::PG_CUSTOM;
 use super::archive::{ArchiveContents, ArchiveError, ArchiveParser};
+use crate::inspection::read_to_end;
 
 /// The same bytes, with a clean end only where the archive ends: damage goes through `refuse`,
 /// `at_end` is told the contents just before the clean end.
@@ -87,18 +88,8 @@ impl Inspector for PostgresInspector {
     ) -> Result<Inspection> {
         let refuse = |error| not_whole(error).at(Stage::Verify);
         let mut parser = ArchiveParser::new();
-        let mut total = 0;
-        loop {
-            // Also where the input stalls.
-            let next = tokio::select! {
-                biased;
-                () = cx.cancel().cancelled() => return Err(Error::cancelled(PG_CUSTOM).at(Stage::Verify)),
-                next = bytes.next() => next,
-            };
-            let Some(chunk) = next.transpose()? else { break };
-            parser.push(&chunk).map_err(refuse)?;
-            total += chunk.len() as u64;
-        }
+        let total =
+            read_to_end(cx, PG_CUSTOM, &mut bytes, |chunk| parser.push(&chunk).map_err(refuse)).await?;
         let contents = parser.finish().map_err(refuse)?;
         Ok(Inspection { bytes: total, parsed: true, tables: contents.tables })
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::SQLITE_IMAGE;
 use super::error::SqliteError;
+use crate::inspection::read_to_end;
 
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
@@ -86,16 +87,9 @@ impl Inspector for SqliteInspector {
         let refuse = |what| SqliteError::Image(what).at(Path::new(SQLITE_IMAGE)).at(Stage::Verify);
         let mut head = [0; HEADER_LEN];
         let mut filled = 0;
-        let mut total = 0_u64;
         let mut header = None;
-        loop {
-            // Also where the input stalls.
-            let next = tokio::select! {
-                biased;
-                () = cx.cancel().cancelled() => return Err(Error::cancelled(SQLITE_IMAGE).at(Stage::Verify)),
-                next = bytes.next() => next,
-            };
-            let Some(chunk) = next.transpose()? else { break };
+        let mut total = 0_u64;
+        read_to_end(cx, SQLITE_IMAGE, &mut bytes, |chunk| {
             let take = chunk.len().min(HEADER_LEN - filled);
             head[filled..filled + take].copy_from_slice(&chunk[..take]);
             filled += take;
@@ -107,7 +101,9 @@ impl Inspector for SqliteInspector {
             if header.is_some_and(|header: ImageHeader| total > header.image_len()) {
                 return Err(refuse("it is longer than its header says"));
             }
-        }
+            Ok(())
+        })
+        .await?;
         match header {
             None => Err(refuse("it ends within its header")),
             Some(header) if total != header.image_len() => Err(refuse("it is shorter than its header says")),

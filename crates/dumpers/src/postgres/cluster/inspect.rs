@@ -1,8 +1,5 @@
 //! A whole server's bundle, read from end to end.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use async_trait::async_trait;
 use backup_core::{
     ByteStream, Context, DumpFormat, Error, ErrorKind, Inspection, Inspector, Plain, Result, Stage,
@@ -14,6 +11,7 @@ use super::super::names::shown;
 use super::super::statements::statements;
 use super::{DATABASES, GLOBALS_FORMAT, INDEX_FORMAT, Index, PG_BUNDLE, index_of, text_of};
 use crate::bundle::{Member, Members};
+use crate::inspection::{Counted, stoppable};
 
 /// Reads `postgresql-bundle` dumps to their end: every archive, the script of roles, and whether each
 /// database that is listed is there.
@@ -40,12 +38,8 @@ impl Inspector for PostgresClusterInspector {
         _format: &DumpFormat,
         bytes: ByteStream<Plain>,
     ) -> Result<Inspection> {
-        let read = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&read);
-        let bytes = bytes.inspect(move |chunk| {
-            counter.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-        });
-        let mut members = Members::new(PG_BUNDLE, bytes);
+        let read = Counted::default();
+        let mut members = Members::new(PG_BUNDLE, read.through(bytes));
         let mut seen = Seen::default();
         let work = async {
             while let Some(member) = members.next().await? {
@@ -53,13 +47,8 @@ impl Inspector for PostgresClusterInspector {
             }
             seen.finish()
         };
-        // Also where the input stalls.
-        tokio::select! {
-            biased;
-            () = cx.cancel().cancelled() => return Err(Error::cancelled(PG_BUNDLE).at(Stage::Verify)),
-            done = work => done.map_err(|error| error.at(Stage::Verify))?,
-        }
-        Ok(Inspection { bytes: read.load(Ordering::Relaxed), parsed: true, tables: seen.tables })
+        stoppable(cx, PG_BUNDLE, work).await.map_err(|error| error.at(Stage::Verify))?;
+        Ok(Inspection { bytes: read.bytes(), parsed: true, tables: seen.tables })
     }
 }
 

@@ -7,6 +7,7 @@ use backup_core::{
 
 use super::super::REDIS_RDB;
 use super::{RdbContents, RdbError, RdbParser};
+use crate::inspection::read_to_end;
 
 impl RdbContents {
     /// The databases with their keys, for a person.
@@ -69,18 +70,8 @@ impl Inspector for RdbInspector {
     ) -> Result<Inspection> {
         let refuse = |error| not_whole(error).at(Stage::Verify);
         let mut parser = RdbParser::new();
-        let mut total = 0;
-        loop {
-            // Also where the input stalls.
-            let next = tokio::select! {
-                biased;
-                () = cx.cancel().cancelled() => return Err(Error::cancelled(REDIS_RDB).at(Stage::Verify)),
-                next = bytes.next() => next,
-            };
-            let Some(chunk) = next.transpose()? else { break };
-            parser.push(&chunk).map_err(refuse)?;
-            total += chunk.len() as u64;
-        }
+        let total =
+            read_to_end(cx, REDIS_RDB, &mut bytes, |chunk| parser.push(&chunk).map_err(refuse)).await?;
         let contents = parser.finish().map_err(refuse)?;
         Ok(Inspection { bytes: total, parsed: true, tables: contents.describe() })
     }
