@@ -16,6 +16,7 @@ mod inspection;
 mod leftovers;
 pub mod mongodb;
 pub mod mysql;
+mod percent;
 pub mod postgres;
 mod produce;
 mod publish;

@@ -1,7 +1,9 @@
 //! A value that no message, log or debug print may show.
 
 use std::fmt;
+use std::path::Path;
 
+use backup_core::{Error, Result};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -14,6 +16,24 @@ impl Secret {
     /// Takes the text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(Zeroizing::new(text.into()))
+    }
+
+    /// Reads the first line of a password file.
+    ///
+    /// # Errors
+    /// `wrong` of what is said about the file: it cannot be read, or its first line is empty.
+    pub(crate) fn of_file(file: &Path, wrong: impl FnOnce(String) -> Error) -> Result<Self> {
+        let content = match std::fs::read_to_string(file) {
+            Ok(content) => Zeroizing::new(content),
+            Err(error) => {
+                let what = format!("{} cannot be read: {error}", file.display());
+                return Err(wrong(what).with_source(error));
+            }
+        };
+        match content.lines().next().unwrap_or_default() {
+            "" => Err(wrong(format!("{} begins with an empty line", file.display()))),
+            line => Ok(Self::new(line)),
+        }
     }
 
     /// The text itself; to be handed to a tool's environment and to nothing else.

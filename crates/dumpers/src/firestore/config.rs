@@ -6,6 +6,7 @@ use backup_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
 
 use super::names::is_document;
+use crate::percent;
 
 /// A database and how it is reached, dumped and restored into.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -150,7 +151,7 @@ impl FirestoreConfig {
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
         let mut segments = Vec::new();
         for segment in path.trim_end_matches('/').split('/') {
-            segments.push(decoded(segment).ok_or_else(not_usable)?);
+            segments.push(percent::decoded(segment).map_err(|_| not_usable())?);
         }
         let mut segments = segments.into_iter();
         let keep = |place: &mut Option<String>, value: Option<String>| {
@@ -167,7 +168,7 @@ impl FirestoreConfig {
         keep(&mut self.root, Some(root.join("/")));
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').ok_or_else(not_usable)?;
-            let value = decoded(value).ok_or_else(not_usable)?;
+            let value = percent::decoded(value).map_err(|_| not_usable())?;
             let switch = || match &*value {
                 "true" => Ok(true),
                 "false" => Ok(false),
@@ -216,22 +217,6 @@ impl FirestoreConfig {
 
 fn wrong(subject: impl Into<String>, what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Config, subject, what)
-}
-
-/// Undoes percent-encoding; `None` where it is broken.
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let pair = [rest.next()?, rest.next()?];
-                u8::from_str_radix(std::str::from_utf8(&pair).ok()?, 16).ok()?
-            }
-            _ => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! How to reach a server: a connection string or its parts, and what to do there.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use backup_core::{Error, ErrorKind, Result};
 use mongodb::options::ConnectionString;
@@ -123,7 +123,7 @@ impl MongoConfig {
             return Ok(Some(password.clone()));
         }
         if let Some(file) = &self.password_file {
-            return read_password(file).map(Some);
+            return Secret::of_file(file, |what| wrong("password_file", what)).map(Some);
         }
         let url = self.connection_string()?;
         let given = url.and_then(|url| url.credential).and_then(|credential| credential.password);
@@ -140,18 +140,6 @@ pub(super) fn wrong(setting: &str, what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Config, format!("MongoDB setting {setting}"), what).with_hint(
         "a connection string looks like mongodb://user@host:27017/database?authSource=admin&tls=true",
     )
-}
-
-fn read_password(file: &Path) -> Result<Secret> {
-    let content = std::fs::read_to_string(file).map_err(|error| {
-        wrong("password_file", format!("{} cannot be read: {error}", file.display())).with_source(error)
-    })?;
-    let content = zeroize::Zeroizing::new(content);
-    let line = content.lines().next().unwrap_or_default();
-    if line.is_empty() {
-        return Err(wrong("password_file", format!("{} begins with an empty line", file.display())));
-    }
-    Ok(Secret::new(line))
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! How to reach a server: a URI or its parts, and the environment the client programs read.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use backup_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
 
 use super::settings::OnBlocked;
+use crate::percent;
 use crate::secret::Secret;
 use crate::tool::ToolCommand;
 
@@ -186,7 +187,7 @@ impl PostgresConfig {
         if let Some(password) = &self.password {
             connection.password = Some(password.clone());
         } else if let Some(file) = &self.password_file {
-            connection.password = Some(read_password(file)?);
+            connection.password = Some(Secret::of_file(file, |what| wrong("password_file", what))?);
         }
         if connection.password.as_ref().is_some_and(|password| password.expose().contains('\0')) {
             return Err(wrong("password", "holds a NUL character"));
@@ -198,18 +199,6 @@ impl PostgresConfig {
 fn wrong(setting: &str, what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Config, format!("PostgreSQL setting {setting}"), what)
         .with_hint("a URI looks like postgresql://user@host:5432/database?sslmode=verify-full")
-}
-
-fn read_password(file: &Path) -> Result<Secret> {
-    let content = std::fs::read_to_string(file).map_err(|error| {
-        wrong("password_file", format!("{} cannot be read: {error}", file.display())).with_source(error)
-    })?;
-    let content = zeroize::Zeroizing::new(content);
-    let line = content.lines().next().unwrap_or_default();
-    if line.is_empty() {
-        return Err(wrong("password_file", format!("{} begins with an empty line", file.display())));
-    }
-    Ok(Secret::new(line))
 }
 
 impl Connection {
@@ -369,23 +358,8 @@ impl Connection {
     }
 }
 
-/// Undoes percent encoding (RFC 3986, section 2.1).
 fn decode(text: &str) -> Result<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
-        match (digit(rest.next()), digit(rest.next())) {
-            // Two digits of four bits make eight.
-            (Some(high), Some(low)) => bytes.push((high << 4 | low) as u8),
-            _ => return Err(wrong("url", "has a % that is not followed by two hex digits")),
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| wrong("url", "is not UTF-8 after percent decoding"))
+    percent::decoded(text).map_err(|what| wrong("url", what))
 }
 
 #[cfg(test)]

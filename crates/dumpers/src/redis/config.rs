@@ -1,11 +1,12 @@
 //! How to reach a server: a URL or its parts.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use backup_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
 
+use crate::percent;
 use crate::secret::Secret;
 
 /// The port without a setting.
@@ -112,7 +113,7 @@ impl RedisConfig {
         if endpoint.password.is_none()
             && let Some(file) = &self.password_file
         {
-            endpoint.password = Some(read_password(file)?);
+            endpoint.password = Some(Secret::of_file(file, |what| wrong("password_file", what))?);
         }
         if endpoint.password.is_none() {
             let found = PASSWORD_VARIABLES.iter().find_map(|name| std::env::var(name).ok());
@@ -241,40 +242,13 @@ fn read_port(text: &str) -> Result<u16> {
         .ok_or_else(|| wrong("port", "is not a number from 1 to 65535"))
 }
 
-/// Undoes percent encoding (RFC 3986, section 2.1).
 fn decode(text: &str) -> Result<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
-        match (digit(rest.next()), digit(rest.next())) {
-            // Two digits of four bits make eight.
-            (Some(high), Some(low)) => bytes.push((high << 4 | low) as u8),
-            _ => return Err(wrong("url", "has a % that is not followed by two hex digits")),
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| wrong("url", "is not UTF-8 after percent decoding"))
+    percent::decoded(text).map_err(|what| wrong("url", what))
 }
 
 pub(super) fn wrong(setting: &str, what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Config, format!("Redis setting {setting}"), what)
         .with_hint("a URL looks like redis://user@host:6379, rediss://host or redis+unix:///run/redis.sock")
-}
-
-fn read_password(file: &Path) -> Result<Secret> {
-    let content = std::fs::read_to_string(file).map_err(|error| {
-        wrong("password_file", format!("{} cannot be read: {error}", file.display())).with_source(error)
-    })?;
-    let content = zeroize::Zeroizing::new(content);
-    let line = content.lines().next().unwrap_or_default();
-    if line.is_empty() {
-        return Err(wrong("password_file", format!("{} begins with an empty line", file.display())));
-    }
-    Ok(Secret::new(line))
 }
 
 #[cfg(test)]
