@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use backup_core::{ByteStream, Context, DumpFormat, Error, Inspection, Inspector, Plain, Result, Stage};
+use backup_core::{ByteStream, Context, DumpFormat, Inspection, Inspector, Plain, Result, Stage};
 
 use super::tar::{TarEvent, TarReader};
 use super::{FILES_TAR, TarError};

@@ -1,7 +1,7 @@
 //! Archives checked from end to end.
 
 use async_trait::async_trait;
-use backup_core::{ByteStream, Context, DumpFormat, Error, Inspection, Inspector, Plain, Result, Stage};
+use backup_core::{ByteStream, Context, DumpFormat, Inspection, Inspector, Plain, Result, Stage};
 
 use super::MONGODB_ARCHIVE;
 use super::archive::{ArchiveError, ArchiveParser};

@@ -1,7 +1,7 @@
 //! The database image: its header (file format, section 1.3) and a check of a whole one.
 
 use async_trait::async_trait;
-use backup_core::{ByteStream, Context, DumpFormat, Error, Inspection, Inspector, Plain, Result, Stage};
+use backup_core::{ByteStream, Context, DumpFormat, Inspection, Inspector, Plain, Result, Stage};
 use std::path::Path;
 
 use super::SQLITE_IMAGE;
