@@ -54,10 +54,12 @@ class Engine:
     # Whether the dump can be passed through a slow link.
     has_link = True
     # Settings beside the URL.
-    table = {}
+    settings = []
+    # The most MiB that the server can answer with.
+    most = None
 
     def __init__(self, folder, mib):
-        self.folder, self.mib = folder, mib
+        self.folder, self.mib = folder, min(mib, self.most or mib)
         self.port, self.process, self.relay = free_port(), None, None
 
     def __enter__(self):
@@ -140,6 +142,7 @@ class MariaDb(Engine):
 
 class MongoDb(Engine):
     name, bare_name = "MongoDB", "documents read in one thread"
+    settings = ["--set", "consistency=none"]
     READER = """
 import pymongo, sys
 server = pymongo.MongoClient(f"mongodb://127.0.0.1:{sys.argv[1]}/", directConnection=True)
@@ -217,6 +220,7 @@ class Redis(Engine):
 
 class Firestore(Engine):
     name, bare_name = "Firestore (emulator)", "one query, read and not parsed"
+    most = 32
     READER = """
 import http.client, sys
 link = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
