@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Prune(Box<commands::prune::Prune>),
     /// Exempt a backup from retention, or end that
     Pin(commands::pin::Pin),
+    /// Look at a destination: what it and its credentials can really do, and what is there
+    Storage(commands::storage::StorageCommand),
     /// Remove what killed runs left behind in the destination; never a backup
     Sweep(commands::sweep::Sweep),
     /// Try everything on a sample database: keys, backup, verification, restore, comparison
@@ -190,6 +192,13 @@ impl Sets for DestinationArgs {
         text(raw, "destination", self.destination.as_ref());
         text(raw, "trust.owner", self.owner.as_ref());
         text(raw, "trust.repository", self.repository.as_ref());
+    }
+}
+
+impl DestinationArgs {
+    /// A destination that stands on the command line by itself.
+    pub(crate) fn at(destination: String) -> Self {
+        Self { destination: Some(destination), ..Self::default() }
     }
 }
 

@@ -33,10 +33,7 @@ pub(crate) struct Place {
 /// # Errors
 /// `Config`, and those of the credentials.
 pub(crate) fn place(destination: &Destination, env: &Environment) -> Outcome<Place> {
-    let mut config = StorageConfig::from_url(&destination.url)?;
-    if let Some(credentials) = credentials(destination, env)? {
-        config = config.with_credentials(credentials);
-    }
+    let config = storage_config(destination, env)?;
     let name = match config.folder() {
         Some(folder) => {
             let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
@@ -46,6 +43,18 @@ pub(crate) fn place(destination: &Destination, env: &Environment) -> Outcome<Pla
         None => destination.url.clone(),
     };
     Ok(Place { ports: storage::open(&config)?, name })
+}
+
+/// What a destination says, with its credentials. Nothing is opened.
+///
+/// # Errors
+/// `Config`, and those of the credentials.
+pub(crate) fn storage_config(destination: &Destination, env: &Environment) -> Outcome<StorageConfig> {
+    let config = StorageConfig::from_url(&destination.url)?;
+    Ok(match credentials(destination, env)? {
+        Some(credentials) => config.with_credentials(credentials),
+        None => config,
+    })
 }
 
 fn credentials(destination: &Destination, env: &Environment) -> Outcome<Option<Credentials>> {

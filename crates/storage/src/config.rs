@@ -44,6 +44,8 @@ pub(crate) struct S3Place {
     pub(crate) compose: bool,
     pub(crate) segment: u64,
     pub(crate) put_if_absent: Option<bool>,
+    /// Requests carry no signature.
+    pub(crate) anonymous: bool,
 }
 
 /// How often one request is tried again, and how long it may take.
@@ -120,6 +122,7 @@ impl StorageConfig {
     /// | `part_memory` | MiB that parts on their way may take | `64` |
     /// | `compose` | the server can copy parts, which very long objects need | `true` |
     /// | `segment` | MiB of one such copy, at least | `1024` |
+    /// | `anonymous` | requests carry no signature, for buckets that anybody may use | `false` |
     /// | `put_if_absent` | the server is known to obey `If-None-Match: *` also in a race | Amazon: `true` |
     ///
     /// Without [`StorageConfig::with_credentials`] they come from `AWS_ACCESS_KEY_ID`,
@@ -206,8 +209,8 @@ pub(crate) enum Problem {
 fn refused(subject: &str, problems: &[Problem]) -> Error {
     let what: Vec<String> = problems.iter().map(Problem::to_string).collect();
     let hint = if problems.contains(&Problem::CredentialsInside) {
-        "URLs end up in logs and shell histories: give keys through AWS_ACCESS_KEY_ID and \
-         AWS_SECRET_ACCESS_KEY or the configuration file"
+        "URLs end up in logs and shell histories: give keys through the environment (AWS_ACCESS_KEY_ID and \
+         AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_CONNECTION_STRING) or files that the configuration names"
     } else {
         "write a path, file:///path or s3://bucket/prefix?endpoint=https://host&region=name"
     };
@@ -235,21 +238,9 @@ fn folder(text: &str) -> Result<PathBuf, Problem> {
 
 impl S3Place {
     fn parse(text: &str, rest: &str) -> Result<Self, Vec<Problem>> {
-        let mut problems = Vec::new();
-        let path = rest.split(['?', '#']).next().unwrap_or_default();
-        if path.contains('@') || rest.contains('#') {
-            problems.push(if path.contains('@') { Problem::CredentialsInside } else { Problem::NotAUrl });
-            return Err(problems);
-        }
-        let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
-        // `s3://id:secret/bucket`: what is no bucket's name is not repeated.
-        if bucket.contains(':') {
-            problems.push(Problem::CredentialsInside);
-            return Err(problems);
-        }
         let mut place = Self {
-            bucket: bucket.to_owned(),
-            prefix: prefix.trim_end_matches('/').to_owned(),
+            bucket: String::new(),
+            prefix: String::new(),
             endpoint: None,
             region: None,
             path_style: true,
@@ -261,32 +252,10 @@ impl S3Place {
             compose: true,
             segment: crate::parts::SEGMENT_LEN,
             put_if_absent: None,
+            anonymous: false,
         };
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if bucket.is_empty() || bucket.len() > 63 || !bucket.chars().all(plain) {
-            problems.push(Problem::Bucket(bucket.to_owned()));
-        }
-        let segments = place.prefix.is_empty() || place.prefix.parse::<ObjectKey>().is_ok();
-        if !segments || place.prefix.len() > PREFIX_LEN_MAX {
-            problems.push(Problem::Prefix(place.prefix.clone()));
-        }
-        let Ok(url) = Url::parse(text) else {
-            if problems.is_empty() {
-                problems.push(Problem::NotAUrl);
-            }
-            return Err(problems);
-        };
-        let mut seen = Vec::new();
-        for (name, value) in url.query_pairs() {
-            if seen.contains(&name) {
-                problems.push(Problem::Twice(name.into_owned()));
-                continue;
-            }
-            if let Err(problem) = place.set(&name, &value) {
-                problems.push(problem);
-            }
-            seen.push(name);
-        }
+        let (bucket, prefix, mut problems) = bucket_url(text, rest, |name, value| place.set(name, value))?;
+        (place.bucket, place.prefix) = (bucket, prefix);
         if let Some(endpoint) = &place.endpoint
             && let Err(problem) = check_endpoint(endpoint, place.allow_http)
         {
@@ -296,11 +265,7 @@ impl S3Place {
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), Problem> {
-        let flag = |name| match value {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err(Problem::Parameter(name, "`true` or `false`")),
-        };
+        let flag = |name| flag(name, value);
         match name {
             "endpoint" => self.endpoint = Some(value.trim_end_matches('/').to_owned()),
             "region"
@@ -324,6 +289,7 @@ impl S3Place {
                     .ok_or(Problem::Parameter("segment", "a whole number of MiB from 16 to 5120"))?;
                 self.segment = mib << 20;
             }
+            "anonymous" => self.anonymous = flag("anonymous")?,
             "equal_parts" => self.equal_parts = flag("equal_parts")?,
             "put_if_absent" => self.put_if_absent = Some(flag("put_if_absent")?),
             "max_parts" => {
@@ -342,10 +308,75 @@ impl S3Place {
                     .ok_or(Problem::Parameter("part_memory", "a whole number of MiB from 20 to 65536"))?;
                 self.part_memory = mib << 20;
             }
-            _ if looks_secret(name) => return Err(Problem::CredentialsInside),
-            _ => return Err(Problem::UnknownParameter(name.to_owned())),
+            _ => return Err(unknown(name)),
         }
         Ok(())
+    }
+}
+
+/// Splits `bucket/prefix?name=value&...` and hands every parameter to `set`; the problems are those found so
+/// far.
+///
+/// # Errors
+/// The problems after which nothing more can be said.
+pub(crate) fn bucket_url(
+    text: &str,
+    rest: &str,
+    mut set: impl FnMut(&str, &str) -> Result<(), Problem>,
+) -> Result<(String, String, Vec<Problem>), Vec<Problem>> {
+    let path = rest.split(['?', '#']).next().unwrap_or_default();
+    if path.contains('@') {
+        return Err(vec![Problem::CredentialsInside]);
+    }
+    if rest.contains('#') {
+        return Err(vec![Problem::NotAUrl]);
+    }
+    let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
+    let prefix = prefix.trim_end_matches('/');
+    // `s3://id:secret/bucket`: what is no bucket's name is not repeated.
+    if bucket.contains(':') {
+        return Err(vec![Problem::CredentialsInside]);
+    }
+    let mut problems = Vec::new();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if bucket.is_empty() || bucket.len() > 63 || !bucket.chars().all(plain) {
+        problems.push(Problem::Bucket(bucket.to_owned()));
+    }
+    let segments = prefix.is_empty() || prefix.parse::<ObjectKey>().is_ok();
+    if !segments || prefix.len() > PREFIX_LEN_MAX {
+        problems.push(Problem::Prefix(prefix.to_owned()));
+    }
+    let Ok(url) = Url::parse(text) else {
+        if problems.is_empty() {
+            problems.push(Problem::NotAUrl);
+        }
+        return Err(problems);
+    };
+    let mut seen = Vec::new();
+    for (name, value) in url.query_pairs() {
+        if seen.contains(&name) {
+            problems.push(Problem::Twice(name.into_owned()));
+            continue;
+        }
+        if let Err(problem) = set(&name, &value) {
+            problems.push(problem);
+        }
+        seen.push(name);
+    }
+    Ok((bucket.to_owned(), prefix.to_owned(), problems))
+}
+
+/// What a parameter means that no kind of place knows.
+pub(crate) fn unknown(name: &str) -> Problem {
+    if looks_secret(name) { Problem::CredentialsInside } else { Problem::UnknownParameter(name.to_owned()) }
+}
+
+/// `true` or `false`.
+pub(crate) fn flag(name: &'static str, value: &str) -> Result<bool, Problem> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(Problem::Parameter(name, "`true` or `false`")),
     }
 }
 
@@ -387,7 +418,7 @@ mod tests {
     fn s3(text: &str) -> S3Place {
         match StorageConfig::from_url(text).unwrap().place {
             Place::S3(place) => place,
-            Place::Local(path) => panic!("{text} is the folder {path:?}"),
+            other => panic!("{text} is {other:?}"),
         }
     }
 

@@ -21,9 +21,11 @@
 //! S3 goes over `opendal`. The folder does not: its file writer cannot publish without replacing,
 //! does not sync the folder, and reads through `tokio::fs` at three times the cost.
 
+mod client;
 mod config;
 mod local;
 pub mod parts;
+mod probe;
 mod s3;
 mod trouble;
 
@@ -32,9 +34,11 @@ use std::sync::Arc;
 use backup_core::{Remover, Result, Sink, Source};
 
 pub use config::{Credentials, Retrying, StorageConfig};
+pub use probe::{AppendOnly, Check, Outcome, ProbeReport, probe};
 pub use trouble::Trouble;
 
 use crate::config::Place;
+use crate::probe::Direct;
 
 /// The ports of one place. Whoever only backs up drops the remover.
 #[derive(Debug, Clone)]
@@ -53,14 +57,23 @@ pub struct Opened {
 /// # Errors
 /// `Config` when the place cannot be what the configuration says.
 pub fn open(config: &StorageConfig) -> Result<Opened> {
+    open_both(config).map(|(opened, _)| opened)
+}
+
+/// The ports, and the calls that only the probe makes; `None` where a place has only its ports.
+fn open_both(config: &StorageConfig) -> Result<(Opened, Option<Arc<dyn Direct>>)> {
     match &config.place {
         Place::Local(folder) => {
             let place = Arc::new(local::LocalPlace::open(folder)?);
-            Ok(Opened { sink: Arc::clone(&place) as _, source: Arc::clone(&place) as _, remover: place })
+            Ok((ports(&place), Some(place)))
         }
         Place::S3(s3) => {
             let place = Arc::new(s3::S3Store::open(s3, config.credentials.as_ref(), config.retry)?);
-            Ok(Opened { sink: Arc::clone(&place) as _, source: Arc::clone(&place) as _, remover: place })
+            Ok((ports(&place), Some(place)))
         }
     }
+}
+
+fn ports<P: Sink + Source + Remover + 'static>(place: &Arc<P>) -> Opened {
+    Opened { sink: Arc::clone(place) as _, source: Arc::clone(place) as _, remover: Arc::clone(place) as _ }
 }

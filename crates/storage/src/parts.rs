@@ -11,6 +11,8 @@
 
 /// The most parts of one upload.
 pub const PARTS_MAX: u32 = 10_000;
+/// The most pieces of one object that any place takes: the blocks of Azure.
+pub const COUNT_MAX: u32 = 50_000;
 /// The fewest parts that can be asked for as a limit.
 pub const PARTS_MIN: u32 = 100;
 /// The shortest part but the last.
@@ -40,7 +42,7 @@ const GROWTH_PER_PART: u64 = 550 * MIB;
 /// What the place allows and what we allow ourselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// The most parts, [`PARTS_MIN`] to [`PARTS_MAX`].
+    /// The most parts, [`PARTS_MIN`] to [`COUNT_MAX`].
     pub parts_max: u32,
     /// Whether all parts but the last must have one length.
     pub equal: bool,
@@ -108,7 +110,7 @@ impl Plan {
     #[must_use]
     pub fn new(rules: Rules, size_hint: Option<u64>) -> Self {
         let memory = rules.memory as u64;
-        let parts_max = rules.parts_max.clamp(PARTS_MIN, PARTS_MAX);
+        let parts_max = rules.parts_max.clamp(PARTS_MIN, COUNT_MAX);
         let compose = rules.segment.filter(|_| !rules.equal);
         // An estimate may be wrong by a tenth without any consequence, and by more with what follows
         // the steady parts.
@@ -284,6 +286,16 @@ mod tests {
         }
     }
 
+    /// Azure's blocks are many and are not made of others: they grow only beyond what 64 MiB reach.
+    #[test]
+    fn fifty_thousand_blocks_reach_five_tebibytes() {
+        let known = Plan::new(growing(COUNT_MAX), Some(600 * GIB));
+        assert!(known.within(MEMORY) >= 600 * GIB, "{}", known.within(MEMORY) / GIB);
+        let unknown = Plan::new(growing(COUNT_MAX), None);
+        assert!(unknown.within(MEMORY) >= 400 * GIB, "{}", unknown.within(MEMORY) / GIB);
+        assert_eq!(unknown.object_len_max(), OBJECT_LEN_MAX);
+    }
+
     /// 5,000 MB in parts of 5 MiB is where a limit of 1,000 parts ended backups.
     #[test]
     fn incident_61_a_limit_of_1000_parts_does_not_end_a_backup_at_5_gb() {
@@ -318,7 +330,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_plan_obeys_the_rules(
-            parts_max in PARTS_MIN..=PARTS_MAX,
+            parts_max in prop_oneof![PARTS_MIN..=PARTS_MAX, Just(COUNT_MAX)],
             equal: bool,
             memory in (20u64..256).prop_map(|mib| (mib * MIB) as usize),
             segment in proptest::option::of((16u64..=5_120).prop_map(|mib| mib * MIB)),

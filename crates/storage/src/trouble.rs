@@ -222,7 +222,7 @@ impl Trouble {
     }
 
     /// Looks for the operating system's own error among the causes.
-    fn of_chain(error: &(dyn StdError + 'static)) -> Self {
+    pub(crate) fn of_chain(error: &(dyn StdError + 'static)) -> Self {
         let mut next = Some(error);
         let mut found = Self::Other;
         while let Some(cause) = next {

@@ -13,6 +13,7 @@ pub(crate) mod restore;
 pub(crate) mod seal;
 pub(crate) mod show;
 pub(crate) mod source;
+pub(crate) mod storage;
 pub(crate) mod sweep;
 pub(crate) mod trust;
 pub(crate) mod verify;
@@ -112,6 +113,7 @@ async fn dispatch(command: Command, around: Surroundings) -> Outcome {
         Command::Quickstart(command) => command.run(around).await,
         Command::Pin(command) => command.run(around).await,
         Command::Prune(command) => command.run(around).await,
+        Command::Storage(command) => command.run(around).await,
         Command::Sweep(command) => command.run(around).await,
         Command::Trust(command) => command.run(around).await,
         Command::Config(command) => command.run(around),

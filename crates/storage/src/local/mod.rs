@@ -4,6 +4,7 @@
 //! `.strongroom-tmp/` of the same folder, holds a lock on it, and publishes it by a rename that
 //! fails if the name is taken. Everything that waits for the disk runs on blocking threads.
 
+mod direct;
 mod publish;
 mod read;
 mod upload;

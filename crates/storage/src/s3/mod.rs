@@ -4,6 +4,7 @@
 //! because `opendal` has no UploadPartCopy. Requests are retried by its retry layer and by
 //! [`requests`]; the time limit of each request sits below that, in [`transport`].
 
+mod direct;
 mod gather;
 mod multipart;
 mod open;

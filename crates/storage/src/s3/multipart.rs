@@ -91,6 +91,20 @@ impl Multipart {
         Ok(Landed { etag, checksum: Some(checksum) })
     }
 
+    /// Sends a part with another header than its true checksum, and nothing else: for the probe.
+    pub(super) async fn put_with(
+        &self,
+        number: u32,
+        part: Buffer,
+        header: (&'static str, String),
+    ) -> opendal::Result<()> {
+        // Not called UploadPart, so that the transport adds no checksum of its own.
+        let mut ask = Ask::new("ProbePart", Method::PUT, &self.key, self.part(number));
+        ask.headers.push(header);
+        ask.body = part;
+        self.requests.send(ask).await.map(drop)
+    }
+
     /// Lets the server copy the object under `source`, which stands below the prefix, as a part.
     pub(super) async fn copy(&self, number: u32, source: &str) -> opendal::Result<Landed> {
         let mut ask = Ask::new("UploadPartCopy", Method::PUT, &self.key, self.part(number));
@@ -106,6 +120,15 @@ impl Multipart {
     /// Makes the object of its parts, unless there is one of this name where the server obeys
     /// `If-None-Match: *`. Gives the object's ETag.
     pub(super) async fn complete(&self, parts: &BTreeMap<u32, Landed>) -> opendal::Result<String> {
+        self.complete_if(parts, true).await
+    }
+
+    /// The same; without `only_new` also over an object of this name.
+    pub(super) async fn complete_if(
+        &self,
+        parts: &BTreeMap<u32, Landed>,
+        only_new: bool,
+    ) -> opendal::Result<String> {
         let parts = parts
             .iter()
             .map(|(&number, landed)| Listed {
@@ -118,7 +141,9 @@ impl Multipart {
             .map_err(|error| Error::new(ErrorKind::Unexpected, "the list of parts").set_source(error))?;
         let mut ask = Ask::new("CompleteMultipartUpload", Method::POST, &self.key, self.this());
         ask.headers.push(("content-type", "application/xml".to_owned()));
-        ask.headers.push(("if-none-match", "*".to_owned()));
+        if only_new {
+            ask.headers.push(("if-none-match", "*".to_owned()));
+        }
         ask.body = Buffer::from(body);
         let made: Made = understood(&self.requests.send(ask).await?.body)?;
         Ok(made.etag)

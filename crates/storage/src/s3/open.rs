@@ -62,7 +62,9 @@ pub(super) fn open(
     if !place.path_style {
         builder = builder.enable_virtual_host_style();
     }
-    if let Some(credentials) = credentials {
+    if place.anonymous {
+        builder = builder.skip_signature().disable_config_load();
+    } else if let Some(credentials) = credentials {
         builder = builder
             .access_key_id(&credentials.access_key)
             .secret_access_key(&credentials.secret_key)
@@ -98,7 +100,8 @@ pub(super) fn open(
     })
 }
 
-fn is_amazon(endpoint: &str) -> bool {
+/// Whether an endpoint is one of Amazon's.
+pub(super) fn is_amazon(endpoint: &str) -> bool {
     url::Url::parse(endpoint)
         .ok()
         .and_then(|url| {

@@ -13,6 +13,7 @@ use reqsign_core::{Context, OsEnv, Signer};
 use serde::Deserialize;
 
 use crate::config::{Credentials, Retrying, S3Place};
+use crate::s3::open::is_amazon;
 use crate::s3::transport::Transport;
 
 /// Sends requests to one bucket.
@@ -24,7 +25,10 @@ pub(super) struct Requests {
     name: Arc<str>,
     /// With a slash at its end, or empty.
     prefix: Arc<str>,
-    signer: Arc<Signer<Credential>>,
+    region: Arc<str>,
+    amazon: bool,
+    /// `None` for requests without a signature.
+    signer: Option<Arc<Signer<Credential>>>,
     transport: HttpTransporter,
     retry: Retrying,
 }
@@ -93,7 +97,9 @@ impl Requests {
             bucket: bucket.into(),
             name: place.bucket.as_str().into(),
             prefix: prefix.into(),
-            signer: Arc::new(signer),
+            region: region.into(),
+            amazon: is_amazon(endpoint),
+            signer: (!place.anonymous).then(|| Arc::new(signer)),
             transport,
             retry,
         }
@@ -102,6 +108,21 @@ impl Requests {
     /// The same, through a transport of its own.
     pub(super) fn through(&self, transport: Transport) -> Self {
         Self { transport: HttpTransporter::new(transport), ..self.clone() }
+    }
+
+    /// The bucket's name.
+    pub(super) fn bucket_name(&self) -> &str {
+        &self.name
+    }
+
+    /// The region that requests are signed for.
+    pub(super) fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// Whether it is Amazon that is spoken to.
+    pub(super) fn is_amazon(&self) -> bool {
+        self.amazon
     }
 
     /// What stands before our keys, with a slash at its end, or nothing.
@@ -147,9 +168,11 @@ impl Requests {
         let request =
             request.body(ask.body.clone()).map_err(|error| unusable("a request cannot be made", &error))?;
         let (mut parts, body) = request.into_parts();
-        self.signer.sign(&mut parts, None).await.map_err(|error| {
-            Error::new(ErrorKind::PermissionDenied, "failed to load signing credential").set_source(error)
-        })?;
+        if let Some(signer) = &self.signer {
+            signer.sign(&mut parts, None).await.map_err(|error| {
+                Error::new(ErrorKind::PermissionDenied, "failed to load signing credential").set_source(error)
+            })?;
+        }
         parts.headers.remove(http::header::HOST);
         let (parts, body) = self.transport.send(Request::from_parts(parts, body)).await?.into_parts();
         let body = body.to_vec();

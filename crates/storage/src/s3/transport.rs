@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backup_core::{Error, ErrorKind, Result};
+use backup_core::Result;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures::StreamExt as _;
@@ -27,10 +27,6 @@ use opendal_http_transport_reqwest::ReqwestTransport;
 
 use crate::s3::proof::{CHECKSUM, Proof};
 
-/// The slowest line that is still taken for a line: a body may take this long per byte.
-const SLOWEST_BYTES_PER_SECOND: u64 = 32 * 1024;
-/// How long a connection may take to be made.
-const CONNECTING: Duration = Duration::from_secs(15);
 /// How long a server may put the parts of a large object together, or copy a part, without a word.
 const COMPLETION: Duration = Duration::from_secs(15 * 60);
 
@@ -110,28 +106,7 @@ impl Transport {
     /// A client that trusts the system's authorities, or only those in `ca_file` (PEM). `content_md5`
     /// says whether the server is sent that header: needless where it is known to verify the CRC-32C.
     pub(crate) fn new(patience: Duration, ca_file: Option<&Path>, content_md5: bool) -> Result<Self> {
-        let mut client = reqwest::Client::builder()
-            .connect_timeout(patience.min(CONNECTING))
-            // A redirect would take the signed request to another host.
-            .redirect(reqwest::redirect::Policy::none());
-        if let Some(path) = ca_file {
-            let bad = |what: String| {
-                Error::new(ErrorKind::Config, format!("ca_file {}", path.display()), what)
-                    .with_hint("give a file with one or more certificates in PEM")
-            };
-            let pem = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
-            let authorities =
-                reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| bad(error.to_string()))?;
-            if authorities.is_empty() {
-                return Err(bad("holds no certificate".to_owned()));
-            }
-            client = client.tls_certs_only(authorities);
-        }
-        let client = client.build().map_err(|error| {
-            Error::new(ErrorKind::Config, "HTTPS client", "cannot be set up")
-                .with_hint("check ca_file and the system's certificates")
-                .with_source(error)
-        })?;
+        let client = crate::client::client(patience, ca_file)?;
         Ok(Self { inner: ReqwestTransport::new(client), patience, content_md5, seen: Arc::default() })
     }
 
@@ -143,7 +118,7 @@ impl Transport {
     }
 
     fn limit(&self, request: &Request<Buffer>) -> Duration {
-        let sending = Duration::from_secs(request.body().len() as u64 / SLOWEST_BYTES_PER_SECOND);
+        let sending = crate::client::sending(request.body().len());
         let answering = if matches!(operation(request), "CompleteMultipartUpload" | "UploadPartCopy") {
             self.patience.max(COMPLETION)
         } else {

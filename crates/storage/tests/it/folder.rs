@@ -120,10 +120,10 @@ async fn a_file_that_changes_is_noticed() {
 }
 
 /// A file system in memory with `size` bytes, unmounted at the end.
-struct Mount(tempfile::TempDir);
+pub(crate) struct Mount(pub(crate) tempfile::TempDir);
 
 impl Mount {
-    fn new(options: &str) -> Self {
+    pub(crate) fn new(options: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let status = Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "strongroom-test"])

@@ -6,6 +6,7 @@
 mod faults;
 mod folder;
 mod memory;
+mod probe;
 mod proxy;
 mod s3;
 mod servers;

@@ -28,6 +28,9 @@ pub(crate) enum Harm {
     HoldAnswer,
     /// The answer is 403, and the server sees nothing.
     Deny,
+    /// The answer is 403 to deletes and to every publication without `If-None-Match`, as the policy of
+    /// docs/storage.md makes it.
+    Policy,
     /// The answer is 503, and the server sees nothing.
     Busy,
     /// The answer is that of a bucket in another region, and the server sees nothing.
@@ -61,6 +64,8 @@ pub(crate) struct Proxy {
 
 #[derive(Debug)]
 struct State {
+    /// Our own host and port.
+    own: String,
     upstream: String,
     plan: Plan,
     seen: AtomicUsize,
@@ -79,7 +84,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(State {
-            upstream: endpoint.trim_start_matches("http://").to_owned(),
+            own: own.trim_start_matches("http://").to_owned(),
+            upstream: endpoint.trim_start_matches("http://").split('/').next().unwrap().to_owned(),
             plan,
             seen: AtomicUsize::new(0),
             harmed: Mutex::default(),
@@ -187,6 +193,7 @@ impl State {
         }
         let instead = match harm {
             Some(Harm::Deny) => Some("403 Forbidden"),
+            Some(Harm::Policy) if forbidden(&head) => Some("403 Forbidden"),
             Some(Harm::Busy) => Some("503 Slow Down"),
             Some(Harm::Elsewhere) => Some("301 Moved Permanently\r\nx-amz-bucket-region: eu-north-9"),
             _ => None,
@@ -220,6 +227,7 @@ impl State {
             let status = std::str::from_utf8(&answer[9..12]).unwrap().parse().unwrap();
             self.statuses.lock().unwrap().push(status);
         }
+        answer = self.with_own_location(answer);
         if harm == Some(Harm::OtherTag) {
             answer = self.with_other_tag(answer);
         }
@@ -240,6 +248,13 @@ impl State {
 }
 
 impl State {
+    /// The answer with our address instead of the server's in its headers: who is sent on comes through us again.
+    fn with_own_location(&self, answer: Vec<u8>) -> Vec<u8> {
+        let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return answer };
+        let head = String::from_utf8_lossy(&answer[..end]).replace(&self.upstream, &self.own);
+        [head.as_bytes(), &answer[end..]].concat()
+    }
+
     /// The answer with the digits of its ETag in reverse.
     fn with_other_tag(&self, answer: Vec<u8>) -> Vec<u8> {
         let text = String::from_utf8(answer).unwrap();
@@ -250,6 +265,18 @@ impl State {
         let changed = text.replace(tag, &other);
         self.tags.lock().unwrap().push((other, tag.to_owned()));
         changed.into_bytes()
+    }
+}
+
+/// Whether the policy of docs/storage.md forbids a request.
+fn forbidden(head: &str) -> bool {
+    let line = head.lines().next().unwrap_or_default();
+    let conditional = head.to_ascii_lowercase().contains("\r\nif-none-match:");
+    match line.split(' ').next() {
+        Some("DELETE") => !line.contains("uploadId="),
+        Some("PUT") => !line.contains("partNumber=") && !conditional,
+        Some("POST") => line.contains("uploadId=") && !conditional,
+        _ => false,
     }
 }
 

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use backup_core::BackupId;
+use reqsign_aws_v4::{RequestSigner, StaticCredentialProvider};
+use reqsign_core::{Context, Signer};
 use storage::{Credentials, Opened, Retrying, StorageConfig};
 
 /// One server and its bucket.
@@ -68,5 +70,20 @@ impl Server {
 
     pub(crate) fn open(&self, parameters: &str) -> Opened {
         storage::open(&self.config(parameters)).expect("open")
+    }
+
+    /// One signed request of any kind; the status.
+    pub(crate) async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> u16 {
+        let provider = StaticCredentialProvider::new(&self.access_key, &self.secret_key);
+        let signer = Signer::new(Context::new(), provider, RequestSigner::new("s3", "us-east-1"));
+        let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.endpoint));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (mut parts, body) = request.body(body.to_owned()).unwrap().into_parts();
+        signer.sign(&mut parts, None).await.unwrap();
+        parts.headers.remove("host");
+        let request = reqwest::Request::try_from(http::Request::from_parts(parts, body)).unwrap();
+        reqwest::Client::new().execute(request).await.unwrap().status().as_u16()
     }
 }
