@@ -45,6 +45,19 @@ pub enum Claim {
         /// Bytes of the envelope that were read.
         bytes: u64,
     },
+    /// A verifier read it and found that it is not what was signed, or does not open or parse.
+    Failed {
+        /// How far it was to go.
+        depth: Depth,
+    },
+    /// An operator says that its size is as it should be, though unlike those before it.
+    Accepted {},
+    /// A pruner marks it as let go by the rules, to be removed after a delay, or takes that back; the
+    /// newest counts.
+    Marked {
+        /// Whether it is let go from now on.
+        on: bool,
+    },
     /// An operator exempts it from retention, or ends that; the newest counts.
     Pinned {
         /// Whether it is exempt from now on.
@@ -72,6 +85,9 @@ impl Claim {
             Self::Seen {} => "seen",
             Self::Leaving {} => "leaving",
             Self::Verified { .. } => "verified",
+            Self::Failed { .. } => "failed",
+            Self::Accepted {} => "accepted",
+            Self::Marked { .. } => "marked",
             Self::Pinned { .. } => "pinned",
         }
     }
@@ -148,6 +164,66 @@ impl Removal {
     }
 }
 
+/// The body of `history/<source>/<id>.shredded.json`: that every stored byte of a backup was destroyed,
+/// as far as its place could be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shredding {
+    /// The repository.
+    pub repository: RepositoryId,
+    /// The source.
+    pub source: SourceName,
+    /// The backup.
+    pub id: BackupId,
+    /// SHA-256 of the pre-authentication encoding of its manifest.
+    pub manifest: Sha256Digest,
+    /// SHA-256 of the envelope that was destroyed.
+    pub data: Sha256Digest,
+    /// Why, for a person.
+    pub reason: String,
+    /// When all was looked for and not found, by the signer's clock.
+    pub made: Timestamp,
+    /// What was destroyed.
+    pub objects: Vec<ShreddedObject>,
+    /// What was looked at afterwards, for a person.
+    pub verified: Vec<String>,
+    /// What nobody can promise, for a person.
+    pub not_promised: Vec<String>,
+}
+
+/// One object that was destroyed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShreddedObject {
+    /// Its key.
+    pub key: String,
+    /// Its length in bytes.
+    pub len: u64,
+    /// How many versions of it were removed; `None` where the place cannot tell of versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub versions: Option<u64>,
+}
+
+impl Shredding {
+    /// The bytes that are signed.
+    ///
+    /// # Errors
+    /// `Bug` if it cannot be written.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        written(self)
+    }
+
+    /// Reads the signed bytes, strictly.
+    ///
+    /// # Errors
+    /// `Integrity` for anything that is not exactly one certificate about the backup at `at`.
+    pub fn from_json(at: &BackupRef, body: &[u8]) -> Result<Self> {
+        let read: Self = read(at, body)?;
+        belongs(at, &read.source, read.id)?;
+        Ok(read)
+    }
+}
+
 fn written(body: &impl Serialize) -> Result<Vec<u8>> {
     let body = serde_json::to_vec(body)
         .map_err(|error| Error::bug(format!("a statement could not be written: {error}")))?;
@@ -187,9 +263,14 @@ mod tests {
 
     #[test]
     fn every_claim_is_read_as_it_was_written_and_only_at_its_place() {
-        for claim in
-            [Claim::Seen {}, Claim::Verified { depth: Depth::Deep, bytes: 7 }, Claim::Pinned { on: true }]
-        {
+        for claim in [
+            Claim::Seen {},
+            Claim::Verified { depth: Depth::Deep, bytes: 7 },
+            Claim::Failed { depth: Depth::Sample },
+            Claim::Accepted {},
+            Claim::Marked { on: false },
+            Claim::Pinned { on: true },
+        ] {
             let said = attestation(claim);
             let at = BackupRef { source: said.source.clone(), id: said.id };
             let body = said.to_json().unwrap();

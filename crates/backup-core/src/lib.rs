@@ -33,7 +33,7 @@ pub mod strict_json;
 pub mod testing;
 pub mod wrap;
 
-pub use attestation::{Attestation, Claim, Depth, Removal};
+pub use attestation::{Attestation, Claim, Depth, Removal, ShreddedObject, Shredding};
 pub use catalog::{Catalog, Run, RunRecord};
 pub use context::{CancelToken, Clock, Context, SystemClock};
 pub use digest::Sha256Digest;
@@ -45,8 +45,10 @@ pub use manifest::{BackupRef, Manifest, RecipientRef, printable};
 pub use notify::{Notice, Notifier};
 pub use progress::{Event, NoProgress, Progress, RunStatus};
 pub use restore::{Inspection, Inspector, RestorePlan, RestoreRequest, Restored, Restorer};
-pub use seal::{Auditor, Decryptor, Encryptor, Expected, Opened, Opening, SealSummary, Sealing};
+pub use seal::{Auditor, Decryptor, Encryptor, Expected, Frames, Opened, Opening, SealSummary, Sealing};
 pub use settled::{Settled, Settler};
 pub use statement::{Origin, Recognized, SignedStatement, Signer, StatementKind, Trust, VouchedManifest};
-pub use store::{EntityTag, Limits, ObjectInfo, Receipt, Remover, Sink, Source, Swept, Upload, Whole};
+pub use store::{
+    EntityTag, Erased, Limits, ObjectInfo, Receipt, Remover, Sink, Source, Swept, Upload, Whole,
+};
 pub use stream::{ByteStream, Plain, Sealed};

@@ -65,6 +65,13 @@ impl BackupRef {
         ObjectKey::from_str(&key).expect("segments of valid names")
     }
 
+    /// The certificate that it was destroyed.
+    #[must_use]
+    pub fn shredded(&self) -> ObjectKey {
+        let key = format!("history/{}/{}.shredded.json", self.source, self.id);
+        ObjectKey::from_str(&key).expect("segments of valid names")
+    }
+
     /// The backup that a statement with this key is about, or `None` for any other object.
     #[must_use]
     pub fn of_statement(key: &ObjectKey) -> Option<Self> {
@@ -80,6 +87,15 @@ impl BackupRef {
         let segments: Vec<&str> = key.as_str().split('/').collect();
         let ["history", source, file] = segments[..] else { return None };
         Some(Self { source: source.parse().ok()?, id: file.strip_suffix(".json")?.parse().ok()? })
+    }
+
+    /// The backup that an object with this key belongs to, whatever its name; `None` for an object that
+    /// belongs to none.
+    #[must_use]
+    pub fn of_object(key: &ObjectKey) -> Option<Self> {
+        let mut segments = key.as_str().splitn(3, '/');
+        let (source, id, _) = (segments.next()?, segments.next()?, segments.next()?);
+        Some(Self { source: source.parse().ok()?, id: id.parse().ok()? })
     }
 
     /// The backup whose manifest this key is, or `None` for any other object.

@@ -1,6 +1,7 @@
 //! The ports to the cipher.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,7 +9,7 @@ use bytes::Bytes;
 
 use crate::digest::Sha256Digest;
 use crate::dump::DumpReport;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::BackupId;
 use crate::manifest::RecipientRef;
 use crate::settled::Settled;
@@ -49,7 +50,8 @@ pub struct SealSummary {
     pub head_sha256: Sha256Digest,
     /// The root of the hash tree over the frames (RFC 6962, section 2.1).
     pub tree_root: Sha256Digest,
-    /// The content of `data.tree`: the leaves of that tree, for checking any range without a key.
+    /// The content of `data.tree`: the leaves of that tree and where they lie, for checking any range
+    /// without a key.
     pub tree: Bytes,
     /// Bytes of plaintext.
     pub source_len: u64,
@@ -111,4 +113,48 @@ pub trait Auditor: fmt::Debug + Send + Sync {
     /// `Integrity` when anything differs, when the envelope is cut, or when there is no
     /// `expected.tree_root` to hold it against.
     async fn audit(&self, opening: Opening) -> Result<u64>;
+
+    /// Where each frame of an envelope lies and what it must hash to, from `expected.tree` once it was
+    /// held against `expected.tree_root`, and `expected.object_len`.
+    ///
+    /// # Errors
+    /// `Integrity` when the tree is not that of the root or does not explain the object's length;
+    /// `Unsupported` when it does not tell the frames' lengths.
+    async fn frames(&self, expected: Expected) -> Result<Arc<dyn Frames>> {
+        let _ = expected;
+        Err(Error::new(ErrorKind::Unsupported, "reading parts of an envelope", "this auditor cannot"))
+    }
+}
+
+/// The parts of one envelope: head, frames, end. Each can be checked alone, without a key.
+pub trait Frames: fmt::Debug + Send + Sync {
+    /// How many frames.
+    fn count(&self) -> u64;
+
+    /// Where the head lies.
+    fn head(&self) -> Range<u64>;
+
+    /// Where a frame lies; `None` beyond the last.
+    fn place(&self, index: u64) -> Option<Range<u64>>;
+
+    /// Where the end mark lies.
+    fn end(&self) -> Range<u64>;
+
+    /// Checks the bytes of the head against the signed digest.
+    ///
+    /// # Errors
+    /// `Integrity`.
+    fn check_head(&self, bytes: &[u8]) -> Result<()>;
+
+    /// Checks the bytes of a frame against the signed tree.
+    ///
+    /// # Errors
+    /// `Integrity`.
+    fn check(&self, index: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Checks the bytes of the end mark.
+    ///
+    /// # Errors
+    /// `Integrity`.
+    fn check_end(&self, bytes: &[u8]) -> Result<()>;
 }

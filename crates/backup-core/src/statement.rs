@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::attestation::{Attestation, Removal};
+use crate::attestation::{Attestation, Removal, Shredding};
 use crate::digest::Sha256Digest;
 use crate::error::Result;
 use crate::manifest::{BackupRef, Manifest};
@@ -22,6 +22,8 @@ pub enum StatementKind {
     Attestation,
     /// That a backup was removed, and why.
     Removal,
+    /// That a backup was destroyed, and what was looked at afterwards.
+    Shredding,
 }
 
 impl StatementKind {
@@ -34,6 +36,7 @@ impl StatementKind {
             Self::Trust => "application/vnd.strongroom.trust.v1+json",
             Self::Attestation => "application/vnd.strongroom.attestation.v1+json",
             Self::Removal => "application/vnd.strongroom.removal.v1+json",
+            Self::Shredding => "application/vnd.strongroom.shredding.v1+json",
         }
     }
 }
@@ -109,6 +112,12 @@ pub trait Trust: fmt::Debug + Send + Sync {
     /// # Errors
     /// As [`Trust::vouch`].
     fn vouch_removal(&self, at: &BackupRef, stored: &[u8]) -> Result<Removal>;
+
+    /// The same for the certificate that the backup at `at` was destroyed, by a pruner.
+    ///
+    /// # Errors
+    /// As [`Trust::vouch`].
+    fn vouch_shredding(&self, at: &BackupRef, stored: &[u8]) -> Result<Shredding>;
 }
 
 /// Who made a backup, as far as is known.

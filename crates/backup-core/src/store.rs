@@ -149,8 +149,26 @@ pub trait Remover: fmt::Debug + fmt::Display + Send + Sync {
     /// Removes an object; one that is not there is no error.
     async fn remove(&self, key: &ObjectKey) -> Result<()>;
 
+    /// Removes an object with every version of it that the place still has, and looks that they are gone.
+    /// Where the place cannot tell of versions this is [`Remover::remove`].
+    ///
+    /// # Errors
+    /// `Conflict` when a version is held by a lock and stays.
+    async fn erase(&self, key: &ObjectKey) -> Result<Erased> {
+        self.remove(key).await?;
+        Ok(Erased { versions: None })
+    }
+
     /// Removes what uploads left behind that were begun before `older_than` and never committed.
     async fn sweep_unfinished(&self, older_than: Timestamp) -> Result<Swept>;
+}
+
+/// What became of an object that was to be destroyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Erased {
+    /// How many versions were removed, marks of deletion among them; `None` where the place cannot tell
+    /// of versions.
+    pub versions: Option<u64>,
 }
 
 /// What a sweep removed.

@@ -75,6 +75,8 @@ pub(crate) enum Command {
     Storage(commands::storage::StorageCommand),
     /// Remove what killed runs left behind in the destination; never a backup
     Sweep(commands::sweep::Sweep),
+    /// Destroy one backup with all its versions, and sign a certificate
+    Shred(commands::shred::Shred),
     /// Try everything on a sample database: keys, backup, verification, restore, comparison
     Quickstart(commands::quickstart::Quickstart),
     /// Show and change which hosts may back up into a repository

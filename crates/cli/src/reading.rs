@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use backup_core::pipeline::Listed;
-use backup_core::{BackupRef, Decryptor, Manifest, Origin, Trust, VouchedManifest};
+use backup_core::pipeline::{self, Attested, Listed};
+use backup_core::{BackupRef, Decryptor, Manifest, ObjectInfo, Origin, Trust, VouchedManifest};
 use clap::Args;
 use envelope_crypto::trust::UnsignedOrigin;
 
@@ -12,7 +12,7 @@ use crate::failure::{Failure, Outcome};
 use crate::repository::{Reading, Repository};
 use crate::selector::{Found, Selector};
 use crate::settings::Settings;
-use crate::state::{Compared, State};
+use crate::state::{CachedSource, Compared, RememberedSource, State};
 use crate::wiring::{self, Place};
 use crate::{keys, printer};
 
@@ -37,6 +37,51 @@ pub(crate) struct Reader {
     pub(crate) state: State,
 }
 
+/// A place opened for listing.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    /// The place and whom to believe there.
+    pub(crate) reader: Reader,
+    /// The cache between, where the place is asked.
+    pub(crate) cached: Option<Arc<CachedSource>>,
+    /// When it was as it is shown, where the place is not asked.
+    pub(crate) as_of: Option<jiff::Timestamp>,
+}
+
+impl Listing {
+    /// Every backup among these objects. What the cache has and nobody signed is read from the place.
+    ///
+    /// # Errors
+    /// Those of the place.
+    pub(crate) async fn of(&self, objects: &[ObjectInfo]) -> Outcome<Vec<Listed>> {
+        let (source, trust) = (self.reader.place.ports.source.as_ref(), self.reader.trust.as_ref());
+        let listed = pipeline::list_among(source, trust, objects).await?;
+        let Some(cached) = &self.cached else { return Ok(listed) };
+        let mut healed = false;
+        for entry in listed.iter().filter(|entry| entry.manifest.is_err()) {
+            cached.forget(&entry.at.manifest());
+            healed |= pipeline::manifest(source, trust, &entry.at).await.is_ok();
+        }
+        if healed { Ok(pipeline::list_among(source, trust, objects).await?) } else { Ok(listed) }
+    }
+
+    /// What is said of a backup in these objects, in the same way.
+    ///
+    /// # Errors
+    /// Those of the place.
+    pub(crate) async fn said(&self, about: &VouchedManifest, objects: &[&ObjectInfo]) -> Outcome<Attested> {
+        let (source, trust) = (self.reader.place.ports.source.as_ref(), self.reader.trust.as_ref());
+        let said = pipeline::attestations_among(source, trust, about, objects.iter().copied()).await?;
+        match &self.cached {
+            Some(cached) if said.refused > 0 => {
+                objects.iter().for_each(|object| cached.forget(&object.key));
+                Ok(pipeline::attestations_among(source, trust, about, objects.iter().copied()).await?)
+            }
+            _ => Ok(said),
+        }
+    }
+}
+
 impl Reader {
     /// Opens the destination of the settings.
     ///
@@ -52,6 +97,52 @@ impl Reader {
         };
         let place = wiring::place(destination, &around.env)?;
         let state = State::open(&settings.state_dir)?;
+        Self::of(around, settings, origin, place, state).await
+    }
+
+    /// As [`Reader::open`], through the cache of listings; with `remembered`, from the cache alone. Only
+    /// for showing what is there.
+    ///
+    /// # Errors
+    /// As [`Reader::open`]; those of the cache.
+    pub(crate) async fn open_to_list(
+        around: &Surroundings,
+        settings: &Settings,
+        origin: &OriginArgs,
+        remembered: bool,
+    ) -> Outcome<Listing> {
+        let Some(destination) = &settings.destination else {
+            return Err(backup_core::Error::bug("a command that lists did not ask for a destination").into());
+        };
+        let mut place = wiring::place(destination, &around.env)?;
+        let state = State::open(&settings.state_dir)?;
+        let (mut as_of, mut cached) = (None, None);
+        if remembered {
+            let source = RememberedSource::new(place.name.clone(), state.catalogue(&place.name)?)?;
+            as_of = source.listed()?;
+            place.ports.source = Arc::new(source);
+        } else {
+            match state.catalogue(&place.name) {
+                Ok(cache) => {
+                    let now = around.cx.now();
+                    let source = Arc::new(CachedSource::new(place.ports.source.clone(), cache, now));
+                    place.ports.source = source.clone();
+                    cached = Some(source);
+                }
+                Err(error) => around.printer.warn(&format!("listing without a cache: {error}")),
+            }
+        }
+        let reader = Self::of(around, settings, origin, place, state).await?;
+        Ok(Listing { reader, cached, as_of })
+    }
+
+    async fn of(
+        around: &Surroundings,
+        settings: &Settings,
+        origin: &OriginArgs,
+        place: Place,
+        state: State,
+    ) -> Outcome<Self> {
         if origin.unsigned_origin {
             around.printer.warn("--unsigned-origin: nobody vouches for where these backups come from");
             return Ok(Self { place, trust: Arc::new(UnsignedOrigin), repository: None, state });

@@ -43,6 +43,9 @@ pub(crate) struct KeepArgs {
     /// Never fewer verified backups than these, whatever the rules say; 1 if not given
     #[arg(long, value_name = "N")]
     keep_at_least: Option<String>,
+    /// How long a backup that the rules let go stays marked before it is removed, such as 7d
+    #[arg(long, value_name = "AGE")]
+    delete_delay: Option<String>,
     /// Where days begin, such as Europe/Berlin; UTC if not given
     #[arg(long, value_name = "ZONE")]
     time_zone: Option<String>,
@@ -66,6 +69,7 @@ impl KeepArgs {
             monthly: keys.count(&self.keep_monthly, "keep_monthly")?,
             yearly: keys.count(&self.keep_yearly, "keep_yearly")?,
             at_least: keys.count(&self.keep_at_least, "keep_at_least")?,
+            delay: keys.parsed(&self.delete_delay, "delete_delay", age)?,
             time_zone: keys.parsed(&self.time_zone, "time_zone", zone)?.unwrap_or(TimeZone::UTC),
         };
         policy.check().map_err(|error| {
@@ -97,7 +101,7 @@ impl Keys<'_> {
                 format!("flag --{flag}, key sources.NAME.{key}"),
                 format!("{text:?} is not understood"),
                 match key {
-                    "keep_within" => "write a number and h, d or w, such as 30d",
+                    "keep_within" | "delete_delay" => "write a number and h, d or w, such as 30d",
                     "keep_max_size" => "write a number and KiB, MiB or GiB, such as 100GiB",
                     "keep_slot" => "write hour, day, week, month or year",
                     "time_zone" => {
@@ -125,7 +129,8 @@ fn period(text: &str) -> Option<Period> {
     })
 }
 
-fn age(text: &str) -> Option<SignedDuration> {
+/// A number of hours, days or weeks: 36h, 30d, 8w.
+pub(crate) fn age(text: &str) -> Option<SignedDuration> {
     let (number, hours) = match text.split_at_checked(text.len().checked_sub(1)?)? {
         (number, "h") => (number, 1),
         (number, "d") => (number, 24),

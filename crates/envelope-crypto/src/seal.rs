@@ -11,7 +11,7 @@ use crate::aead::AeadKey;
 use crate::block::{BODY_AT, BlockSealer, SealedBlock, seal_trailer};
 use crate::error::SealError;
 use crate::file_key::{FileKey, random_bytes};
-use crate::format::limits::{BLOCKS_MAX, BlockLen, FOOTER_LEN, PASSPHRASES_MAX, STANZAS_MAX};
+use crate::format::limits::{BLOCKS_MAX, BlockLen, FOOTER_LEN, LEN_LEN, PASSPHRASES_MAX, STANZAS_MAX};
 use crate::format::stanza::PASSPHRASE;
 use crate::format::trailer::TrailerFacts;
 use crate::format::{Footer, Head, Header, Trailer};
@@ -173,12 +173,15 @@ impl Tally {
             return Err(SealError::Internal("blocks and bytes of source disagree"));
         }
         let facts = TrailerFacts { source_len, source_sha256, report };
-        let plain = Trailer { facts, block_lens: self.block_lens }.to_bytes()?;
+        let trailer = Trailer { facts, block_lens: self.block_lens };
+        let plain = trailer.to_bytes()?;
         let mut bytes = seal_trailer(key, block_count, &plain)?;
         self.tree.push(tree::leaf(&bytes));
+        let trailer_len = bytes.len() as u32;
         bytes.reserve_exact(FOOTER_LEN);
         bytes.extend_from_slice(&Footer { trailer_offset: self.offset, block_count }.to_bytes());
-        let (tree, tree_root) = self.tree.finish();
+        let frame_lens = trailer.block_lens.iter().map(|len| len + LEN_LEN as u32);
+        let (tree, tree_root) = self.tree.finish(frame_lens.chain(std::iter::once(trailer_len)));
         let summary = SealSummary { head_sha256: self.head_sha256, tree_root, tree: tree.into(), source_len };
         Ok(Ending { bytes, summary })
     }

@@ -7,6 +7,7 @@ mod audit;
 #[cfg(test)]
 mod bounds;
 mod opening;
+mod parts;
 mod ranges;
 mod sealing;
 

@@ -2,14 +2,18 @@
 //! against the signed root without a key.
 //!
 //! The leaves are the frames in order, each whole with its length: blocks, then the trailer. The
-//! file `data.tree` is `"SRTREE01"`, the number of leaves as u64 BE, then the leaves.
+//! file `data.tree` is `"SRTREE02"`, the number of leaves as u64 BE, the leaves, then for each frame
+//! its length in bytes as u32 BE, so that one frame can be fetched without those before it. The root is
+//! over the leaves; a length is proved by the leaf of the frame it leads to. `"SRTREE01"` has no lengths.
 
 use backup_core::Sha256Digest;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Mismatch, OpenError};
 
-const MAGIC: &[u8; 8] = b"SRTREE01";
+const MAGIC: &[u8; 8] = b"SRTREE02";
+/// Without the lengths.
+const MAGIC_LEAVES: &[u8; 8] = b"SRTREE01";
 const HEAD_LEN: usize = 16;
 
 /// The hash of one frame.
@@ -73,10 +77,12 @@ impl TreeBuilder {
         self.root.push(leaf);
     }
 
-    /// The file and its root.
-    pub(crate) fn finish(mut self) -> (Vec<u8>, Sha256Digest) {
+    /// The file and its root, once the length of every frame is known.
+    pub(crate) fn finish(mut self, frame_lens: impl Iterator<Item = u32>) -> (Vec<u8>, Sha256Digest) {
         let count = (self.file.len() - HEAD_LEN) as u64 / 32;
         self.file[8..HEAD_LEN].copy_from_slice(&count.to_be_bytes());
+        self.file.reserve_exact(frame_lens.size_hint().0 * 4);
+        frame_lens.for_each(|len| self.file.extend_from_slice(&len.to_be_bytes()));
         (self.file, self.root.root())
     }
 }
@@ -85,6 +91,7 @@ impl TreeBuilder {
 #[derive(Debug, Clone)]
 pub struct Tree<B> {
     file: B,
+    count: usize,
 }
 
 impl<B: AsRef<[u8]>> Tree<B> {
@@ -93,21 +100,41 @@ impl<B: AsRef<[u8]>> Tree<B> {
     /// # Errors
     /// [`Mismatch::Tree`] when they are not exactly a tree's.
     pub fn parse(file: B) -> Result<Self, OpenError> {
-        let bytes = file.as_ref();
-        let count = bytes
-            .strip_prefix(MAGIC)
-            .and_then(|rest| rest.split_first_chunk::<8>())
-            .map(|(count, leaves)| (u64::from_be_bytes(*count), leaves.len()));
-        match count {
-            Some((count, len)) if count.checked_mul(32) == Some(len as u64) => Ok(Self { file }),
-            _ => Err(OpenError::NotTheExpectedObject(Mismatch::Tree)),
+        match Self::shape(file.as_ref()) {
+            Some(count) => Ok(Self { file, count }),
+            None => Err(OpenError::NotTheExpectedObject(Mismatch::Tree)),
         }
+    }
+
+    /// The number of leaves, if the file is exactly as long as it says.
+    fn shape(bytes: &[u8]) -> Option<usize> {
+        let (magic, rest) = bytes.split_first_chunk::<8>()?;
+        let (count, rest) = rest.split_first_chunk::<8>()?;
+        let each = match magic {
+            MAGIC => 36,
+            MAGIC_LEAVES => 32,
+            _ => return None,
+        };
+        let count = usize::try_from(u64::from_be_bytes(*count)).ok()?;
+        (count.checked_mul(each)? == rest.len()).then_some(count)
+    }
+
+    fn leaves(&self) -> &[u8] {
+        &self.file.as_ref()[HEAD_LEN..HEAD_LEN + self.count * 32]
     }
 
     /// How many frames.
     #[must_use]
     pub fn len(&self) -> u64 {
-        (self.file.as_ref().len() - HEAD_LEN) as u64 / 32
+        self.count as u64
+    }
+
+    /// The length of each frame in bytes, its length field included; nothing of it is proved. `None`
+    /// for a file that does not tell.
+    #[must_use]
+    pub fn frame_lens(&self) -> Option<impl Iterator<Item = u32> + '_> {
+        let lens = &self.file.as_ref()[HEAD_LEN + self.count * 32..];
+        (lens.len() == self.count * 4).then(|| lens.as_chunks().0.iter().map(|len| u32::from_be_bytes(*len)))
     }
 
     /// Whether there is no frame; no envelope is like that.
@@ -120,7 +147,7 @@ impl<B: AsRef<[u8]>> Tree<B> {
     #[must_use]
     pub fn root(&self) -> Sha256Digest {
         let mut root = RootHasher::default();
-        self.file.as_ref()[HEAD_LEN..].as_chunks().0.iter().for_each(|leaf| root.push(*leaf));
+        self.leaves().as_chunks().0.iter().for_each(|leaf| root.push(*leaf));
         root.root()
     }
 
@@ -137,8 +164,8 @@ impl<B: AsRef<[u8]>> Tree<B> {
     /// # Errors
     /// [`Mismatch::Frame`] when it differs or there is no such place.
     pub fn require_leaf(&self, index: u64, leaf: &[u8; 32]) -> Result<(), OpenError> {
-        let at = usize::try_from(index).ok().and_then(|i| i.checked_mul(32)).map(|at| at + HEAD_LEN);
-        let known = at.and_then(|at| self.file.as_ref().get(at..at + 32));
+        let at = usize::try_from(index).ok().and_then(|i| i.checked_mul(32));
+        let known = at.and_then(|at| self.leaves().get(at..at.checked_add(32)?));
         if known == Some(leaf) {
             Ok(())
         } else {
@@ -169,9 +196,14 @@ mod tests {
             let leaves: Vec<_> = (0..count).map(|i| leaf(&i.to_be_bytes())).collect();
             let mut builder = TreeBuilder::new();
             leaves.iter().for_each(|leaf| builder.push(*leaf));
-            let (file, root) = builder.finish();
+            let (file, root) = builder.finish(1..=count);
             assert_eq!(root.0, reference(&leaves), "{count} leaves");
+            let without = [MAGIC_LEAVES, &file[8..HEAD_LEN + leaves.len() * 32]].concat();
+            let tree = Tree::parse(without).unwrap();
+            assert_eq!((tree.len(), tree.root()), (u64::from(count), root));
+            assert!(count == 0 || tree.frame_lens().is_none());
             let tree = Tree::parse(file).unwrap();
+            assert!(tree.frame_lens().unwrap().eq(1..=count));
             assert_eq!((tree.len(), tree.root()), (u64::from(count), root));
             for (i, leaf) in leaves.iter().enumerate() {
                 assert_eq!(tree.require_leaf(i as u64, leaf), Ok(()));
@@ -202,7 +234,7 @@ mod tests {
     fn another_length_is_no_tree() {
         let mut builder = TreeBuilder::new();
         builder.push([7; 32]);
-        let (file, _) = builder.finish();
+        let (file, _) = builder.finish(std::iter::once(9));
         assert!(Tree::parse(&file).is_ok());
         for len in 0..file.len() {
             assert!(Tree::parse(&file[..len]).is_err(), "{len}");

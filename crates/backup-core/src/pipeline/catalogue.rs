@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::id::{BackupId, SourceName};
 use crate::manifest::BackupRef;
 use crate::statement::{Origin, Trust, VouchedManifest};
-use crate::store::Source;
+use crate::store::{ObjectInfo, Source};
 
 use super::read;
 
@@ -26,17 +26,30 @@ pub struct Listed {
 }
 
 /// Every backup of a destination, or of one source: those that are believed in the order of their
-/// source, signer and sequence number, then those that are not.
+/// source, signer and sequence number, then those that are not. One listing, and one object read for
+/// each backup.
 ///
 /// # Errors
 /// Those of the place. A manifest that is not believed is listed as such, and hides no other.
 pub async fn list(source: &dyn Source, trust: &dyn Trust, only: Option<&SourceName>) -> Result<Vec<Listed>> {
     let prefix = only.map_or_else(String::new, |name| format!("{name}/"));
     let objects = source.list(&prefix).await.map_err(|e| e.at(Stage::Fetch))?;
-    let backups: Vec<_> = objects.iter().filter_map(|object| BackupRef::of_manifest(&object.key)).collect();
+    list_among(source, trust, &objects).await
+}
+
+/// As [`list`], of what a listing of the place just showed.
+///
+/// # Errors
+/// As [`list`].
+pub async fn list_among(
+    source: &dyn Source,
+    trust: &dyn Trust,
+    objects: &[ObjectInfo],
+) -> Result<Vec<Listed>> {
+    let backups = objects.iter().filter_map(|object| Some((BackupRef::of_manifest(&object.key)?, object)));
     let mut listed: Vec<Listed> = futures::stream::iter(backups)
-        .map(|at| async move {
-            match read::manifest(source, trust, &at).await {
+        .map(|(at, object)| async move {
+            match read::listed_manifest(source, trust, &at, object).await {
                 // The place failed, not the manifest: a listing with holes would be a lie.
                 Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut) => {
                     Err(error)

@@ -7,22 +7,29 @@
 
 use std::collections::BTreeMap;
 
-use jiff::SignedDuration;
+use futures::stream::{StreamExt as _, TryStreamExt as _};
+use jiff::{SignedDuration, Timestamp};
 
-use crate::attestation::{Claim, Depth, Removal};
+use crate::attestation::{Claim, Removal};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::id::SourceName;
 use crate::manifest::BackupRef;
-use crate::retention::{Candidate, Decision, Policy, Reason, Verdict, decide};
+use crate::retention::{Candidate, Decision, Policy, Reason, Verdict, decide, freeze};
 use crate::statement::{Signer, StatementKind, Trust, VouchedManifest};
-use crate::store::{Remover, Sink, Source};
+use crate::store::{ObjectInfo, Remover, Sink, Source};
 use crate::stream::ByteStream;
 
-use super::{attest, attestations, list, read, store};
+use super::{Attested, attest, attestations, attestations_among, list_among, read, store};
 
 /// How long a pruner's word that it is about to remove a backup counts.
 const INTENT: SignedDuration = SignedDuration::from_hours(24);
+/// How far a clock may be ahead of the newest time in a place.
+const CLOCK_AHEAD_MAX: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// How far a clock may be ahead of the time that a place gives to what is written now.
+const PLACE_BEHIND_MAX: SignedDuration = SignedDuration::from_hours(24);
+/// Of how many backups the statements are read at a time.
+const LOOKS_MAX: usize = 16;
 
 /// What pruning works with.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +44,8 @@ pub struct PruneParts<'a> {
     pub trust: &'a dyn Trust,
     /// A key with the role of a pruner.
     pub signer: &'a dyn Signer,
+    /// Whether this machine's clock is doubted.
+    pub clock: ClockCheck,
 }
 
 /// A backup that stands, as the pruner sees it.
@@ -46,6 +55,8 @@ pub struct Standing {
     pub manifest: VouchedManifest,
     /// What the decision needs to know of it.
     pub candidate: Candidate,
+    /// Since when it is marked as let go by the rules.
+    pub marked: Option<Timestamp>,
 }
 
 /// What would be kept and removed, and why.
@@ -53,6 +64,8 @@ pub struct Standing {
 pub struct PrunePlan {
     source: SourceName,
     policy: Policy,
+    /// Why nothing goes for now.
+    pub frozen: Option<String>,
     /// Every backup that stands, the newest first, with what was decided of it.
     pub decisions: Vec<(Standing, Decision)>,
 }
@@ -64,9 +77,20 @@ pub struct Pruned {
     pub removed: Vec<BackupRef>,
     /// Leftovers of earlier prunes that are gone.
     pub finished: Vec<BackupRef>,
+    /// Backups that were marked now, or before and not long enough ago, and go when the delay is over.
+    pub waiting: Vec<BackupRef>,
     /// Backups that were to go and stay, because another machine removes what would stand for them, or
     /// somebody pinned them meanwhile.
     pub spared: Vec<BackupRef>,
+}
+
+/// Whether this machine's clock is held against what else tells the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockCheck {
+    /// A clock far ahead of everything in the place is refused.
+    Compared,
+    /// A person says that the clock is right.
+    Trusted,
 }
 
 /// Looks at the backups of a source. One that is seen for the first time is noted so, signed, beside
@@ -75,37 +99,84 @@ pub struct Pruned {
 /// Manifests that are not believed are left alone: they are neither kept for nor removed.
 ///
 /// # Errors
-/// Those of the place and of the signer.
+/// Those of the place and of the signer; `Unavailable` when this machine's clock is more than seven days
+/// ahead of every time in the place: those of the manifests, of the statements, and of the place itself.
+/// Nothing was noted then.
 pub async fn survey(cx: &Context, parts: PruneParts<'_>, source: &SourceName) -> Result<Vec<Standing>> {
-    let mut standing = Vec::new();
-    for listed in list(parts.source, parts.trust, Some(source)).await? {
-        let Ok(manifest) = listed.manifest else { continue };
+    let objects = parts.source.list(&format!("{source}/")).await.map_err(|e| e.at(Stage::Fetch))?;
+    let mut statements: BTreeMap<BackupRef, Vec<&ObjectInfo>> = BTreeMap::new();
+    for object in &objects {
+        if let Some(at) = BackupRef::of_statement(&object.key) {
+            statements.entry(at).or_default().push(object);
+        }
+    }
+    let believed = list_among(parts.source, parts.trust, &objects)
+        .await?
+        .into_iter()
+        .filter_map(|listed| listed.manifest.ok());
+    let statements = &statements;
+    let looked: Vec<(VouchedManifest, Attested)> = futures::stream::iter(believed)
+        .map(|manifest| async move {
+            cx.check(source.as_str())?;
+            let of = statements.get(&manifest.manifest().backup()).into_iter().flatten().copied();
+            let said = attestations_among(parts.source, parts.trust, &manifest, of).await?;
+            Ok((manifest, said))
+        })
+        .buffered(LOOKS_MAX)
+        .try_collect()
+        .await?;
+    if parts.clock == ClockCheck::Compared {
+        check_clock(cx, &objects, &looked)?;
+    }
+    let mut standing = Vec::with_capacity(looked.len());
+    for (manifest, said) in looked {
         cx.check(source.as_str())?;
-        let said = attestations(parts.source, parts.trust, &manifest).await?;
         let seen = said.believed.iter().filter(|said| matches!(said.claim, Claim::Seen {}));
         let first_seen = match seen.map(|said| said.made).min() {
             Some(first_seen) => first_seen,
             None => attest(cx, parts.sink, parts.signer, &manifest, Claim::Seen {}).await?.made,
         };
-        let proven =
-            said.believed.iter().any(|said| matches!(said.claim, Claim::Verified { depth: Depth::Deep, .. }));
-        let pinned = said.pinned();
         let body = manifest.manifest();
         let candidate = Candidate {
             id: body.id,
             first_seen,
             bytes: body.object_len,
-            proven,
-            pinned,
+            proven: said.proven(),
+            failed: said.failed(),
+            accepted: said.accepted(),
+            pinned: said.pinned(),
             locked_until: None,
             needs: Vec::new(),
         };
-        standing.push(Standing { manifest, candidate });
+        standing.push(Standing { manifest, candidate, marked: said.marked() });
     }
     Ok(standing)
 }
 
-/// Decides over what stands; removes nothing. `frozen` says why nothing may go for now.
+/// Refuses a clock that is far ahead of everything else that tells the time. A clock that runs ahead
+/// makes backups old, and its notes would count for as long as they stand.
+fn check_clock(cx: &Context, objects: &[ObjectInfo], looked: &[(VouchedManifest, Attested)]) -> Result<()> {
+    let said = looked.iter().flat_map(|(_, said)| &said.believed).map(|said| said.made);
+    let made = looked.iter().map(|(manifest, _)| manifest.manifest().finished);
+    let stored = objects.iter().filter_map(|object| object.modified);
+    match said.chain(made).chain(stored).max() {
+        Some(newest) if cx.now().duration_since(newest) > CLOCK_AHEAD_MAX => Err(clock_ahead(cx, newest)),
+        _ => Ok(()),
+    }
+}
+
+fn clock_ahead(cx: &Context, newest: Timestamp) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "this machine's clock",
+        format!("says {}, and nothing in the destination is newer than {newest}", cx.now()),
+    )
+    .with_hint("set the clock; or, if it is right and there was no backup for so long, pass --clock-is-right")
+    .at(Stage::Remove)
+}
+
+/// Decides over what stands; removes nothing. `frozen` says why nothing may go for now, beside what
+/// [`freeze`] finds.
 #[must_use]
 pub fn plan_prune(
     cx: &Context,
@@ -115,12 +186,13 @@ pub fn plan_prune(
     frozen: Option<&str>,
 ) -> PrunePlan {
     let candidates: Vec<Candidate> = standing.iter().map(|one| one.candidate.clone()).collect();
+    let frozen = frozen.map(str::to_owned).or_else(|| freeze(&candidates, policy, cx.now()));
     let mut by_id: BTreeMap<_, _> = standing.into_iter().map(|one| (one.candidate.id, one)).collect();
-    let decisions = decide(&candidates, policy, cx.now(), frozen)
+    let decisions = decide(&candidates, policy, cx.now(), frozen.as_deref())
         .into_iter()
         .filter_map(|decision| Some((by_id.remove(&decision.id)?, decision)))
         .collect();
-    PrunePlan { source: source.clone(), policy: policy.clone(), decisions }
+    PrunePlan { source: source.clone(), policy: policy.clone(), frozen, decisions }
 }
 
 impl PrunePlan {
@@ -170,17 +242,29 @@ pub async fn prune(cx: &Context, parts: PruneParts<'_>, plan: &PrunePlan) -> Res
             pruned.finished.push(at);
         }
     }
+    if plan.frozen.is_none() {
+        unmark(cx, parts, plan).await?;
+    }
+    let mut clock_checked = false;
     for (standing, reason) in plan.removals() {
         let at = standing.manifest.manifest().backup();
         cx.check(&at.to_string())?;
+        if !ripe(cx, parts, plan, standing).await? {
+            pruned.waiting.push(at);
+            continue;
+        }
         attest(cx, parts.sink, parts.signer, &standing.manifest, Claim::Leaving {}).await?;
+        if !clock_checked {
+            check_place_clock(cx, parts, &at).await?;
+            clock_checked = true;
+        }
         // Somebody may have pinned it since it was looked at.
         let pinned = attestations(parts.source, parts.trust, &standing.manifest).await?.pinned();
         if pinned || !plan.still_removes(cx, standing, &leaving(cx, parts, &plan.source).await?) {
             pruned.spared.push(at);
             continue;
         }
-        if !note(cx, parts, standing, reason).await? {
+        if !note(cx, parts, &standing.manifest, &reason.to_string()).await? {
             // Another machine was quicker; what is left are the words said just now.
             if noted(parts, &at).await?.is_some() {
                 remove_data(parts, &at).await?;
@@ -194,10 +278,51 @@ pub async fn prune(cx: &Context, parts: PruneParts<'_>, plan: &PrunePlan) -> Res
     Ok(pruned)
 }
 
+/// Takes back the marks of what is kept after all, so that a later mark begins a delay of its own.
+async fn unmark(cx: &Context, parts: PruneParts<'_>, plan: &PrunePlan) -> Result<()> {
+    for (standing, decision) in &plan.decisions {
+        if decision.keeps() && standing.marked.is_some() {
+            attest(cx, parts.sink, parts.signer, &standing.manifest, Claim::Marked { on: false }).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a backup that the rules let go was marked so long enough ago; marks it otherwise.
+async fn ripe(cx: &Context, parts: PruneParts<'_>, plan: &PrunePlan, one: &Standing) -> Result<bool> {
+    let Some(delay) = plan.policy.delay else { return Ok(true) };
+    match one.marked {
+        Some(since) => Ok(cx.now().duration_since(since) >= delay),
+        None => {
+            attest(cx, parts.sink, parts.signer, &one.manifest, Claim::Marked { on: true }).await?;
+            Ok(delay.is_zero())
+        }
+    }
+}
+
+/// Refuses this machine's clock when it is far ahead of the time that the place gives to what was written
+/// there just now.
+async fn check_place_clock(cx: &Context, parts: PruneParts<'_>, at: &BackupRef) -> Result<()> {
+    if parts.clock == ClockCheck::Trusted {
+        return Ok(());
+    }
+    let said = parts.source.list(&format!("{}statements/", at.prefix())).await;
+    let said = said.map_err(|e| e.at(Stage::Remove))?;
+    match said.iter().filter_map(|object| object.modified).max() {
+        Some(newest) if cx.now().duration_since(newest) > PLACE_BEHIND_MAX => Err(clock_ahead(cx, newest)),
+        _ => Ok(()),
+    }
+}
+
 /// Writes into the history what is about to be removed, unless it is there. `false` when the backup
 /// is gone already.
-async fn note(cx: &Context, parts: PruneParts<'_>, standing: &Standing, reason: &Reason) -> Result<bool> {
-    let manifest = standing.manifest.manifest();
+pub(super) async fn note(
+    cx: &Context,
+    parts: PruneParts<'_>,
+    manifest: &VouchedManifest,
+    reason: &str,
+) -> Result<bool> {
+    let manifest = manifest.manifest();
     let at = manifest.backup();
     let stored = match read::small(parts.source, &at.manifest(), read::STATEMENT_LEN_MAX).await {
         Ok(stored) => stored,
@@ -213,7 +338,7 @@ async fn note(cx: &Context, parts: PruneParts<'_>, standing: &Standing, reason: 
         id: at.id,
         manifest: String::from_utf8(stored.to_vec())
             .map_err(|_| Error::new(ErrorKind::Integrity, at.to_string(), "its manifest is no text"))?,
-        reason: reason.to_string(),
+        reason: reason.to_owned(),
         made: cx.now(),
     };
     let signed = parts.signer.sign(StatementKind::Removal, &removal.to_json()?)?;
@@ -229,7 +354,7 @@ async fn note(cx: &Context, parts: PruneParts<'_>, standing: &Standing, reason: 
 }
 
 /// What a pruner wrote into the history of a backup, if it is believed.
-async fn noted(parts: PruneParts<'_>, at: &BackupRef) -> Result<Option<Removal>> {
+pub(super) async fn noted(parts: PruneParts<'_>, at: &BackupRef) -> Result<Option<Removal>> {
     match read::small(parts.source, &at.history(), read::STATEMENT_LEN_MAX).await {
         Ok(stored) => Ok(parts.trust.vouch_removal(at, &stored).ok()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

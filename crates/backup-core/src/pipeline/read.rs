@@ -12,14 +12,14 @@ use crate::manifest::{BackupRef, Manifest};
 use crate::progress::NoProgress;
 use crate::seal::{Decryptor, Expected, Opened, Opening};
 use crate::statement::{Trust, VouchedManifest};
-use crate::store::{EntityTag, Source};
+use crate::store::{EntityTag, ObjectInfo, Source};
 
 use super::meter;
 
 /// The largest statement that is read, in bytes.
 pub(super) const STATEMENT_LEN_MAX: u64 = 4 << 20;
 /// The largest `data.tree` that is read, in bytes: 2^23 blocks, the trailer and the head of the file.
-pub(super) const TREE_LEN_MAX: u64 = 32 * ((1 << 23) + 2);
+pub(super) const TREE_LEN_MAX: u64 = 36 * ((1 << 23) + 2);
 
 /// A backup being read.
 #[derive(Debug)]
@@ -52,6 +52,17 @@ pub async fn open(
 /// `NotFound`, and those of [`Trust::vouch`].
 pub async fn manifest(source: &dyn Source, trust: &dyn Trust, at: &BackupRef) -> Result<VouchedManifest> {
     let stored = small(source, &at.manifest(), STATEMENT_LEN_MAX).await?;
+    trust.vouch(at, &stored).map_err(|e| e.at(Stage::Verify))
+}
+
+/// The manifest of a backup whose object was just listed.
+pub(super) async fn listed_manifest(
+    source: &dyn Source,
+    trust: &dyn Trust,
+    at: &BackupRef,
+    info: &ObjectInfo,
+) -> Result<VouchedManifest> {
+    let stored = small_known(source, info, STATEMENT_LEN_MAX).await?;
     trust.vouch(at, &stored).map_err(|e| e.at(Stage::Verify))
 }
 
@@ -108,7 +119,8 @@ pub(super) async fn data_version(
 
 /// The leaves of a backup's hash tree, as stored; the decryptor proves them by their root.
 pub(super) async fn tree(source: &dyn Source, manifest: &Manifest) -> Result<Arc<[u8]>> {
-    // A leaf has 32 bytes and no frame is shorter than 22, so a longer tree is not this object's.
+    // A leaf and its length have 36 bytes and no frame is shorter than 22, so a longer tree is not this
+    // object's.
     let len_max = manifest.object_len.saturating_mul(2).min(TREE_LEN_MAX);
     let key = manifest.backup().tree();
     let stored = small(source, &key, len_max).await.map_err(|error| match error.kind() {
@@ -129,6 +141,12 @@ pub(super) async fn small(source: &dyn Source, key: &ObjectKey, len_max: u64) ->
             .with_hint("`strongroom list` shows what is there")
             .at(Stage::Fetch)
     })?;
+    small_known(source, &info, len_max).await
+}
+
+/// A small object as a whole, of the version that was looked at.
+pub(super) async fn small_known(source: &dyn Source, info: &ObjectInfo, len_max: u64) -> Result<Bytes> {
+    let key = &info.key;
     let too_long = || {
         Error::new(
             ErrorKind::Integrity,

@@ -11,9 +11,12 @@
 //!   count, so that it displaces nothing either.
 //! - The limit on total size removes only what no slot keeps.
 //! - Nothing goes while there is no proven backup to stand for the source.
+//! - A backup that failed a verification, or whose size is unlike those before it, counts as not proven;
+//!   while it is the newest, nothing goes ([`freeze`]).
 //!
 //! The rules add up: what any of them keeps is kept.
 
+mod anomaly;
 mod decide;
 mod policy;
 mod reason;
@@ -21,7 +24,7 @@ mod slot;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Candidate, Decision, decide};
+pub use decide::{Candidate, Decision, decide, freeze};
 pub use policy::{Policy, PolicyError};
 pub use reason::{Reason, Verdict};
 pub use slot::Period;

@@ -32,6 +32,9 @@ pub struct Policy {
     pub yearly: Option<NonZeroU32>,
     /// Never fewer proven backups than these, whatever the rules say; 1 where it is `None`.
     pub at_least: Option<NonZeroU32>,
+    /// How long a backup that the rules let go stays marked before it is removed; at once where it is
+    /// `None`. It changes nothing of what the rules decide.
+    pub delay: Option<SignedDuration>,
     /// Where days begin.
     pub time_zone: TimeZone,
 }
@@ -45,8 +48,8 @@ pub enum PolicyError {
         "a limit on the total size needs `within`, and a number of slots or `last` beside it: alone, one huge backup would displace all others"
     )]
     SizeAlone,
-    /// An age below zero.
-    #[error("`within` is less than nothing")]
+    /// An age or a delay below zero.
+    #[error("an age is less than nothing")]
     NegativeAge,
 }
 
@@ -64,6 +67,7 @@ impl Default for Policy {
             monthly: None,
             yearly: None,
             at_least: None,
+            delay: None,
             time_zone: TimeZone::UTC,
         }
     }
@@ -75,7 +79,7 @@ impl Policy {
     /// # Errors
     /// Which rule, and why.
     pub fn check(&self) -> Result<(), PolicyError> {
-        if self.within.is_some_and(|within| within.is_negative()) {
+        if [self.within, self.delay].into_iter().flatten().any(|age| age.is_negative()) {
             return Err(PolicyError::NegativeAge);
         }
         if self.max_bytes.is_some() && (self.within.is_none() || self.slots().next().is_none()) {

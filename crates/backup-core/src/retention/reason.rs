@@ -36,6 +36,8 @@ pub enum Reason {
     Slot(Period, String),
     /// It is in such a slot and not proven, so it is kept beside the count.
     Unproven,
+    /// It is in such a slot, and damaged or of an unusual size, so it is kept beside the count.
+    Unusual,
     /// It is no older than the rule says.
     Within,
     /// Fewer proven backups would be left than is allowed.
@@ -63,6 +65,9 @@ impl fmt::Display for Reason {
             Self::Last(slot) => write!(f, "one of the last: {slot}"),
             Self::Slot(period, slot) => write!(f, "the one of the {period} {slot}"),
             Self::Unproven => f.write_str("it was not deeply verified yet, and is kept beside the count"),
+            Self::Unusual => {
+                f.write_str("it failed a verification or has an unusual size, and is kept beside the count")
+            }
             Self::Within => f.write_str("it is young enough"),
             Self::AtLeast => f.write_str("fewer proven backups than allowed would be left"),
             Self::NeededBy(id) => write!(f, "backup {id} cannot be restored without it"),

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn days_begin_where_the_time_zone_says_and_clocks_that_change_lose_nothing() {
+    fn incident_80_days_begin_where_the_time_zone_says_and_clocks_that_change_lose_nothing() {
         let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
         // 2026-03-29 has 23 hours, 2026-10-25 has 25.
         let day = slots(

@@ -18,6 +18,8 @@ fn old(hours: i64) -> Candidate {
         first_seen: now() - SignedDuration::from_hours(hours),
         bytes: 100,
         proven: true,
+        failed: false,
+        accepted: false,
         pinned: false,
         locked_until: None,
         needs: Vec::new(),
@@ -40,7 +42,7 @@ fn places(backups: &[Candidate], policy: &Policy) -> Vec<usize> {
 }
 
 #[test]
-fn each_rule_keeps_what_it_says() {
+fn incident_80_each_rule_keeps_what_it_says() {
     let daily: Vec<Candidate> = (0..60).map(|day| old(day * 24)).collect();
     let table = [
         (Policy { last: n(3), ..Policy::default() }, vec![0, 1, 2]),
@@ -70,7 +72,7 @@ fn each_rule_keeps_what_it_says() {
 }
 
 #[test]
-fn a_flood_of_valid_backups_displaces_nothing() {
+fn incident_37_a_flood_of_valid_backups_displaces_nothing() {
     let policy = Policy { last: n(7), slot: Period::Day, daily: n(7), ..Policy::default() };
     let honest: Vec<Candidate> = (0..10).map(|day| old(day * 24 + 3)).collect();
     let expected = kept(&honest, &policy);
@@ -87,7 +89,7 @@ fn a_flood_of_valid_backups_displaces_nothing() {
 }
 
 #[test]
-fn a_time_in_the_future_is_now() {
+fn incident_37_a_time_in_the_future_is_now() {
     let policy = Policy { daily: n(2), ..Policy::default() };
     let honest = [old(1), old(25)];
     let future = Candidate { first_seen: now() + SignedDuration::from_hours(24 * 400), ..old(0) };
@@ -127,14 +129,97 @@ fn a_limit_on_size_alone_is_refused() {
 }
 
 #[test]
-fn a_hundred_thousand_backups_are_decided_at_once() {
+fn incident_63_a_hundred_thousand_backups_are_decided_at_once() {
     let many: Vec<Candidate> = (0..100_000).map(old).collect();
     let policy = Policy { last: n(10), daily: n(30), monthly: n(24), yearly: n(5), ..Policy::default() };
     assert_eq!(decide(&many, &policy, now(), None).len(), many.len());
 }
 
+/// Ten backups of 1 MB, one a day, then one of this size a few hours ago.
+fn then(bytes: u64) -> Vec<Candidate> {
+    let usual = (1..=10).rev().map(|day| Candidate { bytes: 1_000_000 + day as u64, ..old(day * 24) });
+    usual.chain([Candidate { bytes, ..old(2) }]).collect()
+}
+
+#[test]
+fn a_size_that_is_far_from_the_usual_one_freezes_until_it_is_accepted() {
+    let policy = Policy { daily: n(2), ..Policy::default() };
+    for (bytes, frozen) in [
+        (1_000_000, false),
+        (500_003, false),
+        (500_000, true),
+        (3_000_015, false),
+        (3_000_019, true),
+        (0, true),
+        (u64::MAX, true),
+    ] {
+        let mut all = then(bytes);
+        let newest = all.last().unwrap().id;
+        let why = freeze(&all, &policy, now());
+        assert_eq!(why.is_some(), frozen, "{bytes}: {why:?}");
+        if !frozen {
+            assert_eq!(places(&all, &policy), [9, 10]);
+            continue;
+        }
+        assert!(why.unwrap().contains(&newest.to_string()));
+        assert_eq!(kept(&all, &policy).len(), all.len(), "nothing goes");
+        all.last_mut().unwrap().accepted = true;
+        assert_eq!(freeze(&all, &policy, now()), None);
+        assert_eq!(places(&all, &policy), [9, 10]);
+        // What was accepted is what is usual from then on.
+        all.push(Candidate { bytes, ..old(1) });
+        assert_eq!(freeze(&all, &policy, now()), None);
+        let other = if bytes < 1_000_000 { bytes.max(10_000) * 4 } else { bytes / 4 };
+        all.push(Candidate { bytes: other, ..old(0) });
+        assert!(freeze(&all, &policy, now()).is_some(), "and what is far from that is not");
+    }
+}
+
+#[test]
+fn an_unusual_or_damaged_backup_displaces_nothing_also_when_a_usual_one_follows() {
+    let policy = Policy { daily: n(1), ..Policy::default() };
+    // The emptied one came first on this day; without the rule it would be the keeper of the day.
+    let mut all = then(9_000);
+    all.push(Candidate { bytes: 1_000_000, ..old(1) });
+    assert_eq!(freeze(&all, &policy, now()), None);
+    assert_eq!(places(&all, &policy), [10, 11], "both, for the first is kept beside the count");
+    let mut all = vec![old(48), old(3), old(2), old(1)];
+    all[1].failed = true;
+    assert_eq!(freeze(&all, &policy, now()), None);
+    assert_eq!(places(&all, &policy), [1, 2, 3], "the newest proven one stays in any case");
+    all[3].failed = true;
+    assert!(freeze(&all, &policy, now()).unwrap().contains("failed its verification"));
+    assert_eq!(kept(&all, &policy).len(), 4);
+}
+
+#[test]
+fn a_flood_within_a_day_does_not_make_its_size_the_usual_one() {
+    let policy = Policy { daily: n(7), ..Policy::default() };
+    let mut all = then(1_000_000);
+    // A thousand in an hour, each a little smaller than the one before, down to a tenth.
+    all.extend((0..1_000).map(|step| Candidate {
+        bytes: 1_000_000 - 900 * step,
+        first_seen: now() - SignedDuration::from_secs(3_600 - step as i64),
+        ..old(0)
+    }));
+    assert!(freeze(&all, &policy, now()).is_some());
+}
+
+#[test]
+fn nothing_is_unusual_without_a_history_or_below_a_few_kilobytes() {
+    let policy = Policy { daily: n(1), ..Policy::default() };
+    let two = [Candidate { bytes: 1 << 30, ..old(48) }, Candidate { bytes: 1 << 30, ..old(24) }, old(1)];
+    assert_eq!(freeze(&two, &policy, now()), None);
+    let mut small: Vec<Candidate> = (1..9).map(|day| Candidate { bytes: 5_000, ..old(day * 24) }).collect();
+    small.push(Candidate { bytes: 100, ..old(1) });
+    assert_eq!(freeze(&small, &policy, now()), None);
+    assert_eq!(freeze(&[], &policy, now()), None);
+}
+
 fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
-    let one = (0i64..2_000, any::<bool>(), 0u8..20, 0u64..1_000, proptest::option::of(0usize..30));
+    // Sizes on both sides of what is unusual.
+    let bytes = prop_oneof![0u64..1_000, 1_000u64..100_000];
+    let one = (0i64..2_000, any::<bool>(), 0u8..20, bytes, proptest::option::of(0usize..30));
     proptest::collection::vec(one, 1..30).prop_map(|list| {
         let mut all: Vec<Candidate> = list
             .iter()
@@ -142,6 +227,8 @@ fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
                 proven,
                 bytes,
                 pinned: pin == 0,
+                failed: pin == 1,
+                accepted: pin == 2,
                 ..old(hours)
             })
             .collect();
@@ -179,7 +266,7 @@ proptest! {
     fn a_source_is_never_emptied_and_nothing_needed_goes(all in candidates(), policy in policies()) {
         let kept = kept(&all, &policy);
         prop_assert!(!kept.is_empty());
-        if all.iter().any(|backup| backup.proven) {
+        if all.iter().any(|backup| backup.proven && !backup.failed) {
             prop_assert!(all.iter().any(|backup| backup.proven && kept.contains(&backup.id)));
         } else {
             prop_assert_eq!(kept.len(), all.len());
@@ -225,10 +312,32 @@ proptest! {
 
     #[test]
     fn a_backup_that_is_not_proven_displaces_nothing(all in candidates(), policy in policies(), hours in 0i64..2_000) {
-        // Sizes count towards the limit on size, which only holds back what no slot keeps.
+        // Sizes count towards the limit on size, which only holds back what no slot keeps. While the newest
+        // backup freezes all, a newer one may end that.
+        prop_assume!(freeze(&all, &policy, now()).is_none());
         let policy = Policy { max_bytes: None, ..policy };
         let stranger = Candidate { proven: false, bytes: u64::MAX, ..old(hours) };
         let more: Vec<Candidate> = all.iter().cloned().chain([stranger]).collect();
         prop_assert!(kept(&more, &policy).is_superset(&kept(&all, &policy)));
+    }
+
+    #[test]
+    fn incident_37_floods_of_proven_backups_displace_nothing_that_a_slot_keeps(
+        days in 1usize..12,
+        flood in proptest::collection::vec((-3_000i64..300, any::<u64>(), any::<bool>()), 0..60),
+        slots in 1u32..12,
+    ) {
+        // One honest backup a day, each the first that was seen on its day; the flood comes after it on
+        // any day, from the future too, in any size.
+        let policy = Policy { daily: n(slots), last: n(slots), slot: Period::Day, ..Policy::default() };
+        let honest: Vec<Candidate> =
+            (0..days).map(|day| Candidate { bytes: 50_000, ..old(day as i64 * 24 + 12) }).collect();
+        let mut all = honest.clone();
+        all.extend(flood.into_iter().map(|(hours, bytes, proven)| {
+            // Within the days there are, after the honest one of its day.
+            let hours = if hours > 0 { (hours / 24) % days as i64 * 24 + hours % 11 } else { hours };
+            Candidate { bytes, proven, ..old(hours) }
+        }));
+        prop_assert!(kept(&all, &policy).is_superset(&kept(&honest, &policy)));
     }
 }

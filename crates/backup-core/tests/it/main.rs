@@ -1,9 +1,12 @@
 //! What must stay true of the workspace and of the ports as others see them.
 
+mod catalogue;
 mod documents;
 mod edges;
 mod incidents;
+mod orphans;
 mod pipeline;
 mod ports;
 mod prune;
+mod shred;
 mod stamp;

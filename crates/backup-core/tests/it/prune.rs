@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use backup_core::pipeline::{self, BackupParts, BackupRequest, PruneParts, Pruned};
+use backup_core::pipeline::{self, BackupParts, BackupRequest, ClockCheck, PruneParts, Pruned};
 use backup_core::retention::{Period, Policy};
 use backup_core::testing::{
     Fault, FaultPlan, FaultyStore, ManualClock, MemoryLedger, MemoryStore, ScriptedDumper,
@@ -22,8 +22,8 @@ fn source() -> SourceName {
 }
 
 /// A store with a backup for each of these hours of age, all seen and deeply verified then.
-async fn aged(hours: &[i64]) -> (MemoryStore, Vec<BackupRef>) {
-    let store = MemoryStore::new();
+pub(crate) async fn aged(hours: &[i64]) -> (MemoryStore, Vec<BackupRef>) {
+    let store = MemoryStore::with_clock(Arc::new(ManualClock::at(now())));
     let (ledger, repository) = (MemoryLedger::default(), RepositoryId::random());
     let mut made = Vec::new();
     for &hours in hours {
@@ -63,7 +63,7 @@ fn now() -> jiff::Timestamp {
     "2026-06-30T12:00:00Z".parse().unwrap()
 }
 
-fn cx() -> Context {
+pub(crate) fn cx() -> Context {
     Context::new().with_clock(Arc::new(ManualClock::at(now())))
 }
 
@@ -71,8 +71,15 @@ fn last(count: u32) -> Policy {
     Policy { last: NonZeroU32::new(count), ..Policy::default() }
 }
 
-fn parts<S: Source + Sink + Remover>(store: &S) -> PruneParts<'_> {
-    PruneParts { source: store, sink: store, remover: store, trust: &Stamp, signer: &Stamp }
+pub(crate) fn parts<S: Source + Sink + Remover>(store: &S) -> PruneParts<'_> {
+    PruneParts {
+        source: store,
+        sink: store,
+        remover: store,
+        trust: &Stamp,
+        signer: &Stamp,
+        clock: ClockCheck::Compared,
+    }
 }
 
 async fn pruned<S: Source + Sink + Remover>(store: &S, policy: &Policy) -> Result<Pruned> {
@@ -93,7 +100,7 @@ fn whole(store: &MemoryStore) -> BTreeSet<BackupRef> {
 }
 
 #[tokio::test]
-async fn what_the_policy_lets_go_is_gone_with_everything_of_it_and_stands_in_the_history() {
+async fn incident_43_what_the_policy_lets_go_is_gone_with_everything_of_it_and_stands_in_the_history() {
     let (store, made) = aged(&[100, 50, 3]).await;
     let done = pruned(&store, &last(1)).await.unwrap();
     assert_eq!(done.removed, made[..2]);
@@ -200,4 +207,116 @@ async fn a_forged_history_removes_no_backup_that_is_being_made() {
     assert!(store.bytes(&made[0].data()).is_some());
     let other = Policy { slot: Period::Day, ..last(1) };
     assert_eq!(pruned(&store, &other).await.unwrap(), Pruned::default());
+}
+
+/// What is said of a backup at a moment.
+async fn say(store: &MemoryStore, at: &BackupRef, hours_ago: i64, claim: Claim) {
+    let clock = ManualClock::at(now() - SignedDuration::from_hours(hours_ago));
+    let cx = Context::new().with_clock(Arc::new(clock));
+    let manifest = pipeline::manifest(store, &Stamp, at).await.unwrap();
+    pipeline::attest(&cx, store, &Stamp, &manifest, claim).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_verification_counts_until_a_deep_one_succeeds() {
+    let (store, made) = aged(&[100, 50, 3]).await;
+    say(&store, &made[2], 2, Claim::Failed { depth: Depth::Sample }).await;
+    let standing = pipeline::survey(&cx(), parts(&store), &source()).await.unwrap();
+    let newest = standing.iter().find(|one| one.candidate.id == made[2].id).unwrap();
+    assert!(newest.candidate.failed && !newest.candidate.proven);
+    // It is the newest, so nothing goes; and were another newer, it would stand for nothing.
+    assert_eq!(pruned(&store, &last(1)).await.unwrap().removed, []);
+    for (depth, answered) in [(Depth::Sample, false), (Depth::Quick, false), (Depth::Deep, true)] {
+        say(&store, &made[2], 1, Claim::Verified { depth, bytes: 4 }).await;
+        let standing = pipeline::survey(&cx(), parts(&store), &source()).await.unwrap();
+        let newest = standing.iter().find(|one| one.candidate.id == made[2].id).unwrap();
+        assert_eq!((newest.candidate.failed, newest.candidate.proven), (!answered, answered), "{depth:?}");
+    }
+    assert_eq!(pruned(&store, &last(1)).await.unwrap().removed, made[..2]);
+}
+
+#[tokio::test]
+async fn a_clock_far_ahead_notes_nothing_and_removes_nothing_unless_it_is_right() {
+    let (store, made) = aged(&[30, 20, 1]).await;
+    let seen: Vec<ObjectKey> =
+        store.keys().into_iter().filter(|key| key.file_name().starts_with("seen-")).collect();
+    store.remove(&seen[0]).await.unwrap();
+    let before = store.keys();
+    let year =
+        Context::new().with_clock(Arc::new(ManualClock::at(now() + SignedDuration::from_hours(24 * 365))));
+    let within = Policy { within: Some(SignedDuration::from_hours(72)), ..Policy::default() };
+    let error = pipeline::survey(&year, parts(&store), &source()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.hint().unwrap().contains("--clock-is-right"), "{error}");
+    assert_eq!(store.keys(), before);
+    // It jumped after the look: the place's own time of what is written now tells.
+    let standing = pipeline::survey(&cx(), parts(&store), &source()).await.unwrap();
+    let plan = pipeline::plan_prune(&year, &source(), standing, &within, None);
+    let error = pipeline::prune(&year, parts(&store), &plan).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(whole(&store).len(), 3);
+    let told = PruneParts { clock: ClockCheck::Trusted, ..parts(&store) };
+    let standing = pipeline::survey(&year, told, &source()).await.unwrap();
+    let plan = pipeline::plan_prune(&year, &source(), standing, &within, None);
+    let done = pipeline::prune(&year, told, &plan).await.unwrap();
+    assert_eq!(done.removed, made[..2], "the newest proven one stays");
+}
+
+#[tokio::test]
+async fn with_a_delay_a_backup_is_marked_first_and_goes_when_the_delay_is_over() {
+    let (store, made) = aged(&[100, 50, 3]).await;
+    let policy = Policy { delay: Some(SignedDuration::from_hours(48)), ..last(1) };
+    let at_hour = |hours| {
+        Context::new().with_clock(Arc::new(ManualClock::at(now() + SignedDuration::from_hours(hours))))
+    };
+    let run = async |hours, policy: &Policy| {
+        let (cx, parts) = (at_hour(hours), parts(&store));
+        let standing = pipeline::survey(&cx, parts, &source()).await.unwrap();
+        let plan = pipeline::plan_prune(&cx, &source(), standing, policy, None);
+        let parts = PruneParts { clock: ClockCheck::Trusted, ..parts };
+        pipeline::prune(&cx, parts, &plan).await.unwrap()
+    };
+    for hours in [0, 24, 47] {
+        let done = run(hours, &policy).await;
+        assert_eq!((done.waiting, done.removed), (made[..2].to_vec(), vec![]), "{hours}");
+    }
+    // Kept after all, and let go again: the delay begins anew.
+    let done = run(47, &Policy { daily: NonZeroU32::new(30), ..policy.clone() }).await;
+    assert_eq!(done, Pruned::default());
+    assert_eq!(run(49, &policy).await.waiting, made[..2]);
+    assert_eq!(run(96, &policy).await.waiting, made[..2]);
+    assert_eq!(run(97, &policy).await.removed, made[..2]);
+}
+
+#[tokio::test]
+async fn an_emptied_source_stops_pruning_until_a_person_accepts_its_size() {
+    let (store, made) = aged(&[240, 216, 192, 168, 2]).await;
+    let grown = |at: &BackupRef| {
+        let stored = store.bytes(&at.manifest()).unwrap();
+        let text = String::from_utf8(stored.to_vec()).unwrap();
+        // As if each had been a megabyte: the statements about it are made anew.
+        text.replace("\"object_len\":21", "\"object_len\":1000000")
+    };
+    for at in &made[..4] {
+        let text = grown(at);
+        store.overwrite(&at.manifest(), text.clone());
+        let hours = [240, 216, 192, 168][made.iter().position(|one| one == at).unwrap()];
+        for key in store.keys().iter().filter(|key| key.as_str().starts_with(&at.prefix())) {
+            if key.as_str().contains("/statements/") {
+                store.remove(key).await.unwrap();
+            }
+        }
+        say(&store, at, hours, Claim::Seen {}).await;
+        say(&store, at, hours, Claim::Verified { depth: Depth::Deep, bytes: 4 }).await;
+    }
+    let standing = pipeline::survey(&cx(), parts(&store), &source()).await.unwrap();
+    let plan = pipeline::plan_prune(&cx(), &source(), standing, &last(1), None);
+    assert!(
+        plan.frozen.as_ref().is_some_and(|why| why.contains(&made[4].id.to_string())),
+        "{:?}",
+        plan.frozen
+    );
+    assert_eq!(pipeline::prune(&cx(), parts(&store), &plan).await.unwrap(), Pruned::default());
+    say(&store, &made[4], 1, Claim::Accepted {}).await;
+    assert_eq!(pruned(&store, &last(1)).await.unwrap().removed, made[..4]);
 }

@@ -86,4 +86,8 @@ impl Trust for Stamp {
     fn vouch_removal(&self, at: &BackupRef, stored: &[u8]) -> Result<Removal> {
         Removal::from_json(at, &stored[MARK.len()..])
     }
+
+    fn vouch_shredding(&self, at: &BackupRef, stored: &[u8]) -> Result<Shredding> {
+        Shredding::from_json(at, &stored[MARK.len()..])
+    }
 }

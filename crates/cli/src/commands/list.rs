@@ -1,19 +1,21 @@
 //! `list`: the backups of a destination, and the runs of this machine that made none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use backup_core::pipeline::{self, Listed};
-use backup_core::{ErrorKind, RunRecord, RunStatus, SourceName};
+use backup_core::pipeline::{self, Attested, Listed};
+use backup_core::{BackupRef, ErrorKind, ObjectInfo, RunRecord, RunStatus, SourceName};
 use clap::Args;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::Surroundings;
 use crate::args::DestinationArgs;
-use crate::failure::Outcome;
-use crate::reading::{self, OriginArgs, Reader};
+use crate::failure::{Failure, Outcome};
+use crate::reading::{self, Listing, OriginArgs, Reader};
 use crate::settings::{Needs, Settings};
-use crate::{notice, printer};
+use crate::{notice, printer, retention};
 
 /// List backups, oldest first, and failed runs of this machine.
 #[derive(Debug, Args)]
@@ -21,9 +23,123 @@ pub(crate) struct List {
     /// Only this source
     source: Option<SourceName>,
     #[command(flatten)]
+    filter: Filter,
+    /// What this machine saw when it last listed the destination, without asking it
+    #[arg(long)]
+    cached: bool,
+    #[command(flatten)]
     destination: DestinationArgs,
     #[command(flatten)]
     origin: OriginArgs,
+}
+
+/// Which backups are shown.
+#[derive(Debug, Default, Args)]
+struct Filter {
+    /// Only backups begun at this time or later: 2026-06-30, 2026-06-30T12:00:00Z, or an age such as 7d
+    #[arg(long, value_name = "TIME|AGE")]
+    since: Option<String>,
+    /// Only backups begun before this time
+    #[arg(long, value_name = "TIME|AGE")]
+    until: Option<String>,
+    /// Only backups in this state; reads what is said of each
+    #[arg(long, value_enum)]
+    state: Option<Standing>,
+    /// Only the newest, as many
+    #[arg(long, value_name = "N")]
+    newest: Option<usize>,
+}
+
+/// What is said of a backup after it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Standing {
+    /// Its newest verification was deep and succeeded
+    Verified,
+    /// No verification of it counts
+    Unverified,
+    /// A verification of it failed, and no deep one succeeded since
+    Failed,
+    /// Somebody pinned it
+    Pinned,
+    /// The rules of retention let it go, and it waits for its removal
+    Leaving,
+    /// Nobody who is trusted signed it
+    NotBelieved,
+}
+
+impl Standing {
+    fn fits(self, said: &Attested) -> bool {
+        match self {
+            Self::Verified => said.proven(),
+            Self::Unverified => !said.proven() && !said.failed(),
+            Self::Failed => said.failed(),
+            Self::Pinned => said.pinned(),
+            Self::Leaving => said.marked().is_some(),
+            Self::NotBelieved => false,
+        }
+    }
+}
+
+impl Filter {
+    /// Keeps what fits, in its order. What is not believed has no time that counts: it is shown unless a
+    /// state was asked for that it is not in.
+    async fn apply(
+        &self,
+        listed: Vec<Listed>,
+        place: &Listing,
+        objects: &[ObjectInfo],
+        now: Timestamp,
+    ) -> Outcome<Vec<Listed>> {
+        let since = self.since.as_deref().map(|text| time("since", text, now)).transpose()?;
+        let until = self.until.as_deref().map(|text| time("until", text, now)).transpose()?;
+        let mut statements: BTreeMap<BackupRef, Vec<&ObjectInfo>> = BTreeMap::new();
+        if self.state.is_some() {
+            for object in objects {
+                if let Some(at) = BackupRef::of_statement(&object.key) {
+                    statements.entry(at).or_default().push(object);
+                }
+            }
+        }
+        let mut kept = Vec::new();
+        for entry in listed {
+            let fits = match &entry.manifest {
+                Err(_) => self.state.is_none_or(|state| state == Standing::NotBelieved),
+                Ok(vouched) => {
+                    let started = vouched.manifest().started;
+                    let in_time = since.is_none_or(|since| started >= since)
+                        && until.is_none_or(|until| started < until);
+                    match self.state.filter(|_| in_time) {
+                        None => in_time,
+                        Some(state) => {
+                            let of = statements.get(&entry.at).map_or(&[][..], Vec::as_slice);
+                            state.fits(&place.said(vouched, of).await?)
+                        }
+                    }
+                }
+            };
+            if fits {
+                kept.push(entry);
+            }
+        }
+        if let Some(newest) = self.newest {
+            kept.sort_by_key(|entry| entry.manifest.as_ref().ok().map(|v| v.manifest().started));
+            kept.drain(..kept.len().saturating_sub(newest));
+        }
+        Ok(kept)
+    }
+}
+
+/// A moment as a person writes it.
+fn time(flag: &str, text: &str, now: Timestamp) -> Outcome<Timestamp> {
+    let day = || Some(text.parse::<jiff::civil::Date>().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp());
+    let age = || now.checked_sub(retention::age(text)?).ok();
+    text.parse().ok().or_else(day).or_else(age).ok_or_else(|| {
+        Failure::usage(
+            format!("flag --{flag}"),
+            format!("{text:?} is not understood"),
+            "write a day such as 2026-06-30 (in UTC), a time such as 2026-06-30T12:00:00Z, or an age such as 36h, 7d or 8w",
+        )
+    })
 }
 
 impl List {
@@ -35,20 +151,26 @@ impl List {
             ..Needs::default()
         };
         let settings = around.settings(&[&self.destination], needs)?;
-        let mut reader = Reader::open(&around, &settings, &self.origin).await?;
-        let source = reader.place.ports.source.clone();
-        let listed = pipeline::list(source.as_ref(), reader.trust.as_ref(), self.source.as_ref()).await?;
-        let wrong = reader.compare_listing(&around, &settings, &listed, self.source.as_ref())?;
+        let mut place = Reader::open_to_list(&around, &settings, &self.origin, self.cached).await?;
+        let source = place.reader.place.ports.source.clone();
+        let prefix = self.source.as_ref().map_or_else(String::new, |name| format!("{name}/"));
+        let objects = source.list(&prefix).await?;
+        let listed = place.of(&objects).await?;
+        let wrong = place.reader.compare_listing(&around, &settings, &listed, self.source.as_ref())?;
         for text in &wrong {
             around.printer.warn(text);
         }
+        if let Some(when) = place.as_of {
+            around.printer.say(&format!("as it was on {when}; the destination was not asked"));
+        }
+        let runs = unfinished(&place.reader, &listed, self.source.as_ref())?;
+        let now = around.cx.now();
+        let newest = newest(&listed);
+        let listed = self.filter.apply(listed, &place, &objects, now).await?;
         for vouched in listed.iter().filter_map(|entry| entry.manifest.as_ref().ok()) {
             notice::warn_unless_encrypted(&around.printer, vouched.manifest());
         }
-        let runs = unfinished(&reader, &listed, self.source.as_ref())?;
-        let now = around.cx.now();
         let mut text = String::new();
-        let newest = newest(&listed);
         for entry in &listed {
             line(&mut text, entry, &newest, now, settings.label(entry.at.source.as_str()));
         }
@@ -71,7 +193,7 @@ impl List {
                 "source": record.source, "id": record.id, "started": record.started, "ended": record.ended,
                 "status": state, "error": record.error,
             })).collect::<Vec<_>>(),
-            "warnings": wrong,
+            "warnings": wrong, "as_of": place.as_of,
         });
         around.printer.result(&document, &text)
     }
@@ -84,13 +206,14 @@ fn unfinished(
     only: Option<&SourceName>,
 ) -> Outcome<Vec<(RunRecord, &'static str)>> {
     let Some(repository) = &reader.repository else { return Ok(Vec::new()) };
+    let there: BTreeSet<String> = listed.iter().map(|entry| entry.at.id.to_string()).collect();
     let mut runs = Vec::new();
     for record in reader.state.runs(&reader.place.name).read()? {
         if only.is_some_and(|name| name.as_str() != record.source) || record.status == RunStatus::Completed {
             continue;
         }
         // A crash between the manifest and the last line of the log: the backup is there, all is well.
-        if listed.iter().any(|l| l.at.id.to_string() == record.id) {
+        if there.contains(&record.id) {
             continue;
         }
         let state = match (record.ended, record.source.parse()) {
@@ -108,13 +231,11 @@ fn unfinished(
 }
 
 fn newest(listed: &[Listed]) -> BTreeMap<String, backup_core::BackupId> {
-    let mut newest = BTreeMap::new();
-    for entry in listed {
-        if let Some(latest) = pipeline::latest(listed, &entry.at.source) {
-            newest.insert(entry.at.source.to_string(), latest.manifest().id);
-        }
-    }
-    newest
+    let sources: BTreeSet<&SourceName> = listed.iter().map(|entry| &entry.at.source).collect();
+    let latest = sources
+        .into_iter()
+        .filter_map(|source| Some((source.to_string(), pipeline::latest(listed, source)?.manifest().id)));
+    latest.collect()
 }
 
 fn line(

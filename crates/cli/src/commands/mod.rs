@@ -12,6 +12,7 @@ pub(crate) mod quickstart;
 pub(crate) mod restore;
 pub(crate) mod seal;
 pub(crate) mod show;
+pub(crate) mod shred;
 pub(crate) mod source;
 pub(crate) mod storage;
 pub(crate) mod sweep;
@@ -115,6 +116,7 @@ async fn dispatch(command: Command, around: Surroundings) -> Outcome {
         Command::Prune(command) => command.run(around).await,
         Command::Storage(command) => command.run(around).await,
         Command::Sweep(command) => command.run(around).await,
+        Command::Shred(command) => command.run(around).await,
         Command::Trust(command) => command.run(around).await,
         Command::Config(command) => command.run(around),
     }

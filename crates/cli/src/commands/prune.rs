@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use backup_core::pipeline::{self, PruneParts, PrunePlan};
+use backup_core::pipeline::{self, ClockCheck, PruneParts, PrunePlan, Standing};
 use backup_core::retention::Verdict;
-use backup_core::{Error, ErrorKind, RunStatus, SourceName};
+use backup_core::{BackupId, Claim, Error, ErrorKind, RunStatus, SourceName};
 use clap::Args;
+use envelope_crypto::sign::SigningKey;
 use envelope_crypto::trust::Role;
 use serde_json::{Value as Json, json};
 
@@ -25,6 +26,13 @@ pub(crate) struct Prune {
     /// Say what would go and why, and remove nothing
     #[arg(long)]
     dry_run: bool,
+    /// Say, signed beside it, that the unusual size of this backup is right; repeatable. Needs the role
+    /// of an operator
+    #[arg(long, value_name = "ID")]
+    accept: Vec<BackupId>,
+    /// Prune although this machine's clock is far ahead of everything in the destination
+    #[arg(long)]
+    clock_is_right: bool,
     #[command(flatten)]
     keep: KeepArgs,
     #[command(flatten)]
@@ -62,6 +70,7 @@ impl Prune {
             remover: ports.remover.as_ref(),
             trust: reader.trust.as_ref(),
             signer: &signer,
+            clock: if self.clock_is_right { ClockCheck::Trusted } else { ClockCheck::Compared },
         };
         if let Some(repository) = &reader.repository {
             repository.check_role(&signer, Role::Pruner, &self.source)?;
@@ -80,31 +89,68 @@ impl Prune {
                 .into());
             }
         }
-        let standing = pipeline::survey(&around.cx, parts, &self.source).await?;
+        let mut standing = pipeline::survey(&around.cx, parts, &self.source).await?;
+        self.accept(&around, &reader, &signer, &mut standing).await?;
         let plan = pipeline::plan_prune(&around.cx, &self.source, standing, &policy, frozen.as_deref());
         let mut text = said(&plan);
         if self.dry_run {
             let _ = writeln!(text, "dry run: nothing was removed");
             return around.printer.result(&json!({ "planned": document(&plan) }), &text);
         }
-        if let Some(frozen) = &frozen {
+        if let Some(frozen) = &plan.frozen {
             around.printer.warn(&format!("nothing goes for now: {frozen}"));
         }
         let pruned = pipeline::prune(&around.cx, parts, &plan).await?;
         let _ = writeln!(
             text,
-            "removed {}, finished {} that were half removed, spared {}",
+            "removed {}, finished {} that were half removed, spared {}, {} wait for their delay",
             pruned.removed.len(),
             pruned.finished.len(),
-            pruned.spared.len()
+            pruned.spared.len(),
+            pruned.waiting.len()
         );
         let ids =
             |list: &[backup_core::BackupRef]| list.iter().map(|at| at.id.to_string()).collect::<Vec<_>>();
         let document = json!({
             "planned": document(&plan), "removed": ids(&pruned.removed), "finished": ids(&pruned.finished),
-            "spared": ids(&pruned.spared), "frozen": frozen,
+            "spared": ids(&pruned.spared), "waiting": ids(&pruned.waiting), "frozen": plan.frozen,
         });
         around.printer.result(&document, &text)
+    }
+
+    /// Signs beside the named backups that their sizes are as they should be.
+    async fn accept(
+        &self,
+        around: &Surroundings,
+        reader: &Reader,
+        signer: &SigningKey,
+        standing: &mut [Standing],
+    ) -> Outcome {
+        for id in &self.accept {
+            let Some(one) = standing.iter_mut().find(|one| one.candidate.id == *id) else {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    id.to_string(),
+                    format!("no backup of {}", self.source),
+                )
+                .with_hint("`strongroom list` shows what is there")
+                .into());
+            };
+            if one.candidate.accepted {
+                continue;
+            }
+            if let Some(repository) = &reader.repository {
+                repository.check_role(signer, Role::Operator, &self.source)?;
+            }
+            if self.dry_run {
+                around.printer.say(&format!("dry run: {id} is looked at as if it were accepted"));
+            } else {
+                let sink = reader.place.ports.sink.as_ref();
+                pipeline::attest(&around.cx, sink, signer, &one.manifest, Claim::Accepted {}).await?;
+            }
+            one.candidate.accepted = true;
+        }
+        Ok(())
     }
 
     /// Why nothing may go while the newest run of the source on this machine has failed.
@@ -146,6 +192,8 @@ fn document(plan: &PrunePlan) -> Vec<Json> {
                 "id": decision.id, "keep": decision.keeps(), "verdict": decision.verdict,
                 "first_seen": standing.candidate.first_seen, "bytes": standing.candidate.bytes,
                 "proven": standing.candidate.proven, "pinned": standing.candidate.pinned,
+                "failed": standing.candidate.failed, "accepted": standing.candidate.accepted,
+                "marked": standing.marked,
             })
         })
         .collect()

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use storage::{AppendOnly, ProbeReport};
 
 use super::Surroundings;
+use super::sweep::{Sweep, SweepAge};
 use crate::args::DestinationArgs;
 use crate::failure::Outcome;
 use crate::printer::{self, on_one_line};
@@ -29,6 +30,18 @@ enum What {
     Test(Test),
     /// List what a destination holds: folders with their sizes, and objects
     List(List),
+    /// List what lies there under a backup's id without a manifest; removes nothing
+    Orphans {
+        /// A name of the configuration or a URL
+        destination: String,
+    },
+    /// Remove unfinished uploads, and objects without a manifest, once they are old; never a backup
+    Sweep {
+        /// A name of the configuration or a URL
+        destination: String,
+        #[command(flatten)]
+        age: SweepAge,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -61,6 +74,10 @@ impl StorageCommand {
                 let report = storage::probe(&around.cx, &config, test.create).await?;
                 tell(&around, report)
             }
+            What::Orphans { destination } => {
+                super::sweep::orphans(around, &DestinationArgs::at(destination)).await
+            }
+            What::Sweep { destination, age } => Sweep::at(destination, age).run(around).await,
             What::List(list) => {
                 let cx = around.cx.clone();
                 tokio::select! {

@@ -267,6 +267,11 @@ pub(crate) const SOURCE_FIELDS: &[Field] = &[
         Kind::Number,
         "`prune` never leaves fewer verified backups than these. Default 1.",
     ),
+    field(
+        "delete_delay",
+        Kind::Text,
+        "How long a backup that the rules let go stays marked before `prune` removes it, such as `7d`. Default: none.",
+    ),
     field("time_zone", Kind::Text, "Where days begin for `prune`, such as `Europe/Berlin`. Default `UTC`."),
 ];
 

@@ -4,11 +4,13 @@
 //! renamed, so that a crash leaves the old or the new, never a mixture.
 
 mod catalog;
+mod catalogue;
 pub(crate) mod durable;
 mod inventory;
 mod job_log;
 mod ledger;
 mod lock;
+mod orphans;
 mod pins;
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -20,10 +22,12 @@ use jiff::Timestamp;
 use crate::failure::io_error;
 
 pub(crate) use catalog::RunLog;
+pub(crate) use catalogue::{CachedSource, Catalogue, RememberedSource};
 pub(crate) use inventory::{Drift, Inventory, InventoryFile};
 pub(crate) use job_log::{Both, JobLog};
 pub(crate) use ledger::FileLedger;
 pub(crate) use lock::Lock;
+pub(crate) use orphans::OrphanMemory;
 pub(crate) use pins::{Compared, Pin, Reach, SeenHead};
 
 /// The state folder.
@@ -108,6 +112,21 @@ impl State {
         // A place is a URL or path of any length; its digest is a fit name for a file.
         let name = Sha256Digest::of(place.as_bytes()).to_string();
         RunLog::new(self.folder.join("runs").join(format!("{}.jsonl", &name[..16])))
+    }
+
+    /// The cache of listings of a place.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn catalogue(&self, place: &str) -> Result<Catalogue> {
+        let name = Sha256Digest::of(place.as_bytes()).to_string();
+        Catalogue::open(self.folder.join("catalogue").join(format!("{}.sqlite", &name[..16])))
+    }
+
+    /// When this machine first saw what has no manifest in a place.
+    pub(crate) fn orphans(&self, place: &str) -> OrphanMemory {
+        let name = Sha256Digest::of(place.as_bytes()).to_string();
+        OrphanMemory::new(self.folder.join("orphans").join(format!("{}.json", &name[..16])))
     }
 
     /// What `source` held when it was last backed up from here.

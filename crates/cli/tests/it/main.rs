@@ -7,6 +7,7 @@ mod configuration;
 mod crash;
 mod emulated_firestore;
 mod files;
+mod keep;
 mod keys;
 mod killed;
 mod lab;

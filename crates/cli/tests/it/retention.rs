@@ -3,10 +3,10 @@
 use crate::lab::{Lab, Ran};
 use crate::origin::owner;
 
-const TO: [&str; 4] = ["-d", "./b", "-r", "key.pub.pem"];
+pub(crate) const TO: [&str; 4] = ["-d", "./b", "-r", "key.pub.pem"];
 
 /// Three backups of one source, by a host; the verifier and the pruner have states of their own.
-fn three_backups() -> (Lab, Vec<String>) {
+pub(crate) fn three_backups() -> (Lab, Vec<String>) {
     let lab = Lab::with_keys();
     lab.database("app.db", 5);
     let ids = (0..3)
@@ -18,13 +18,13 @@ fn three_backups() -> (Lab, Vec<String>) {
     (lab, ids)
 }
 
-fn as_other(lab: &Lab, state: &str, args: &[&str]) -> Ran {
+pub(crate) fn as_other(lab: &Lab, state: &str, args: &[&str]) -> Ran {
     let own = ["--state-dir", state, "-d", "./b"];
     lab.run(args.iter().chain(&own))
 }
 
 /// Makes a key in a state of its own and lets the owner trust it with these roles.
-fn add(lab: &Lab, state: &str, roles: &[&str]) {
+pub(crate) fn add(lab: &Lab, state: &str, roles: &[&str]) {
     let owner = owner(lab);
     // Reading with the owner's key pins the repository; the refusal comes after the key was made.
     as_other(lab, state, &["pin", "app@latest", "--owner", &owner]).fails(12, "trust add --role operator");

@@ -1,11 +1,14 @@
 //! Walking an envelope without a key.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use backup_core::{Auditor, Error, Opening, Result, Stage};
+use backup_core::{Auditor, Error, Expected, Frames, Opening, Result, Stage};
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::opening::read_head;
+use super::parts::Parts;
 use crate::block::BlockOpener;
 use crate::error::{Mismatch, OpenError};
 use crate::format::frames::{Frame, FrameReader};
@@ -43,6 +46,12 @@ impl Auditor for EnvelopeAuditor {
                 None => return Ok(walk.finish()?),
             }
         }
+    }
+
+    /// Cancel safe.
+    async fn frames(&self, expected: Expected) -> Result<Arc<dyn Frames>> {
+        let parts = spawn_blocking(move || Parts::new(expected)).await;
+        Ok(Arc::new(parts.map_err(|_| Error::bug("an auditing thread died").at(Stage::Verify))??))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is said of backups after they were made, and by whom it may be said.
 
-use backup_core::{Attestation, BackupRef, Claim, Removal, RepositoryId, StatementKind};
+use backup_core::{Attestation, BackupRef, Claim, Removal, RepositoryId, Shredding, StatementKind};
 
 use super::error::TrustError;
 use super::repository::RepositoryTrust;
@@ -17,8 +17,8 @@ impl RepositoryTrust {
         let said = Attestation::from_json(at, &verified.payload).map_err(content)?;
         self.check_place(said.repository)?;
         let role = match said.claim {
-            Claim::Seen {} | Claim::Leaving {} => Role::Pruner,
-            Claim::Verified { .. } => Role::Verifier,
+            Claim::Seen {} | Claim::Leaving {} | Claim::Marked { .. } => Role::Pruner,
+            Claim::Verified { .. } | Claim::Failed { .. } => Role::Verifier,
             // What a later version says needs the rights of a person.
             _ => Role::Operator,
         };
@@ -37,6 +37,18 @@ impl RepositoryTrust {
     pub fn examine_removal(&self, at: &BackupRef, stored: &[u8]) -> Result<Removal, TrustError> {
         let verified = self.signed(StatementKind::Removal, stored)?;
         let said = Removal::from_json(at, &verified.payload).map_err(content)?;
+        self.check_place(said.repository)?;
+        self.check_role(&verified.signer, Role::Pruner, at)?;
+        Ok(said)
+    }
+
+    /// What [`Trust::vouch_shredding`](backup_core::Trust::vouch_shredding) does, with the exact error.
+    ///
+    /// # Errors
+    /// Every [`TrustError`] about a statement.
+    pub fn examine_shredding(&self, at: &BackupRef, stored: &[u8]) -> Result<Shredding, TrustError> {
+        let verified = self.signed(StatementKind::Shredding, stored)?;
+        let said = Shredding::from_json(at, &verified.payload).map_err(content)?;
         self.check_place(said.repository)?;
         self.check_role(&verified.signer, Role::Pruner, at)?;
         Ok(said)
@@ -155,6 +167,10 @@ mod tests {
         let seen = Claim::Seen {};
         let deep = Claim::Verified { depth: Depth::Deep, bytes: 1 };
         let pinned = Claim::Pinned { on: true };
+        let (failed, marked) = (Claim::Failed { depth: Depth::Deep }, Claim::Marked { on: true });
+        assert!(examined(&trust, &at, &cast.verifier, failed.clone()).is_ok());
+        assert!(examined(&trust, &at, &cast.pruner, marked.clone()).is_ok());
+        assert!(examined(&trust, &at, &cast.pruner, Claim::Accepted {}).is_ok(), "as an operator");
         assert!(examined(&trust, &at, &cast.pruner, seen.clone()).is_ok());
         assert!(examined(&trust, &at, &cast.verifier, deep.clone()).is_ok());
         assert!(examined(&trust, &at, &cast.pruner, pinned.clone()).is_ok());
@@ -164,6 +180,9 @@ mod tests {
             (&cast.pruner, deep.clone()),
             (&cast.host, pinned.clone()),
             (&cast.verifier, pinned),
+            (&cast.pruner, failed),
+            (&cast.verifier, marked),
+            (&cast.host, Claim::Accepted {}),
         ] {
             assert!(matches!(examined(&trust, &at, by, claim), Err(TrustError::NotInRole { .. })));
         }
@@ -227,5 +246,8 @@ mod tests {
         for key in [&cast.host, &cast.verifier, &cast.both] {
             assert!(matches!(by(key), Err(TrustError::NotInRole { .. })));
         }
+        // Nor is a removal a certificate, whoever signed it.
+        let signed = cast.pruner.sign(StatementKind::Removal, &body).unwrap();
+        assert!(trust.examine_shredding(&at, signed.stored()).is_err());
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use backup_core::{
-    Attestation, BackupRef, Manifest, Origin, Removal, RepositoryId, Result, Sha256Digest, SignedStatement,
-    Signer as _, StatementKind, Trust, VouchedManifest, strict_json,
+    Attestation, BackupRef, Manifest, Origin, Removal, RepositoryId, Result, Sha256Digest, Shredding,
+    SignedStatement, Signer as _, StatementKind, Trust, VouchedManifest, strict_json,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -283,6 +283,10 @@ impl Trust for RepositoryTrust {
 
     fn vouch_removal(&self, at: &BackupRef, stored: &[u8]) -> Result<Removal> {
         self.examine_removal(at, stored).map_err(|error| error.about(at.history().to_string()))
+    }
+
+    fn vouch_shredding(&self, at: &BackupRef, stored: &[u8]) -> Result<Shredding> {
+        self.examine_shredding(at, stored).map_err(|error| error.about(at.shredded().to_string()))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Reading a manifest that nobody vouches for.
 
 use backup_core::{
-    Attestation, BackupRef, Error, ErrorKind, Manifest, Origin, Removal, Result, StatementKind, Trust,
-    VouchedManifest,
+    Attestation, BackupRef, Error, ErrorKind, Manifest, Origin, Removal, Result, Shredding, StatementKind,
+    Trust, VouchedManifest,
 };
 
 use crate::sign::StoredStatement;
@@ -28,6 +28,10 @@ impl Trust for UnsignedOrigin {
     }
 
     fn vouch_removal(&self, at: &BackupRef, _: &[u8]) -> Result<Removal> {
+        Err(nobody(at))
+    }
+
+    fn vouch_shredding(&self, at: &BackupRef, _: &[u8]) -> Result<Shredding> {
         Err(nobody(at))
     }
 }

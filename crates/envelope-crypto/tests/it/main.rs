@@ -12,6 +12,7 @@ mod pipeline;
 mod ranges;
 mod recovery;
 mod round_trip;
+mod sample;
 mod settings;
 mod suites;
 mod vectors;

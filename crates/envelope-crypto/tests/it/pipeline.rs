@@ -24,17 +24,17 @@ use crate::fixture::{self, BLOCK};
 const FAULTS: [Fault; 5] = [Fault::Before, Fault::After, Fault::CutShort, Fault::Broken, Fault::Gone];
 
 /// One host, one repository, one store.
-struct World {
-    store: MemoryStore,
+pub(crate) struct World {
+    pub(crate) store: MemoryStore,
     ledger: MemoryLedger,
     catalog: MemoryCatalog,
     signer: Arc<SigningKey>,
-    trust: RepositoryTrust,
+    pub(crate) trust: RepositoryTrust,
     repository: RepositoryId,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (owner, host) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
         let grants = vec![KeyGrant::backup_of_all(*host.verifying_key())];
         let made = NewRepository::create(&owner, jiff::Timestamp::UNIX_EPOCH, grants).unwrap();
@@ -80,7 +80,7 @@ impl World {
         }
     }
 
-    async fn back_up(
+    pub(crate) async fn back_up(
         &self,
         cx: &Context,
         dumper: Arc<dyn Dumper>,

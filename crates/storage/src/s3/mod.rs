@@ -16,6 +16,7 @@ mod settle;
 mod transport;
 mod unfinished;
 mod upload;
+mod versions;
 
 use std::fmt;
 use std::ops::Range;
@@ -23,8 +24,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteStream, EntityTag, Limits, ObjectInfo, ObjectKey, Remover, Result, Sealed, Sink, Source, Swept,
-    Upload,
+    ByteStream, EntityTag, Erased, Limits, ObjectInfo, ObjectKey, Remover, Result, Sealed, Sink, Source,
+    Swept, Upload,
 };
 use jiff::Timestamp;
 use opendal::Operator;
@@ -135,6 +136,10 @@ impl Remover for S3Store {
             Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(from_opendal(self.subject(key), "removing", &error)),
         }
+    }
+
+    async fn erase(&self, key: &ObjectKey) -> Result<Erased> {
+        versions::erase(self, key).await
     }
 
     async fn sweep_unfinished(&self, older_than: Timestamp) -> Result<Swept> {

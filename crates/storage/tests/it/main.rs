@@ -11,3 +11,4 @@ mod proxy;
 mod s3;
 mod servers;
 mod tls;
+mod versions;
