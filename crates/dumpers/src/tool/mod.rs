@@ -10,6 +10,7 @@ mod feed;
 mod group;
 mod locate;
 mod output;
+mod private_file;
 mod stderr;
 #[cfg(test)]
 mod tests;
@@ -21,4 +22,5 @@ pub(crate) use feed::{feed, feed_forgiving, feed_partly};
 pub use group::programs_ended;
 pub(crate) use locate::Places;
 pub(crate) use output::{Output, capture, converse, deadline, stream};
+pub(crate) use private_file::PrivateFile;
 pub use version::ToolVersion;
