@@ -149,6 +149,21 @@ impl Database {
         Ok(Self { client, base, project, id, emulator, warnings, users_base })
     }
 
+    /// A database behind this address, as if it were the service itself.
+    #[cfg(test)]
+    pub(super) fn at(base: &str, credentials: Credentials, patience: Duration) -> Self {
+        let http = plain_client(true).unwrap();
+        Self {
+            client: Client::new(http.clone(), Tokens::new(credentials, http), patience),
+            base: base.to_owned(),
+            project: "p".to_owned(),
+            id: "(default)".to_owned(),
+            emulator: None,
+            warnings: Vec::new(),
+            users_base: base.to_owned(),
+        }
+    }
+
     /// A name for messages.
     pub(super) fn subject(&self) -> String {
         subject_of(&self.project, &self.id)

@@ -36,9 +36,12 @@ pub(super) enum Credentials {
     ServiceAccount(Box<ServiceAccount>),
     /// What `gcloud auth application-default login` leaves behind.
     User(Box<AuthorizedUser>),
-    /// The machine's own service account.
-    Metadata,
+    /// The machine's own service account, from the metadata server of this host.
+    Metadata(String),
 }
+
+/// The metadata server of Google's machines.
+const METADATA: &str = "metadata.google.internal";
 
 /// A service account's key file.
 #[derive(Deserialize)]
@@ -85,7 +88,11 @@ impl Credentials {
         let variable = || std::env::var_os("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from);
         match given.or_else(variable) {
             Some(file) => Ok((Self::from_file(&file, emulator)?, mode_warning(&file))),
-            None => Ok((Self::Metadata, None)),
+            None => {
+                // Google's own libraries look there first, too.
+                let host = std::env::var("GCE_METADATA_HOST").ok().filter(|host| !host.is_empty());
+                Ok((Self::Metadata(host.unwrap_or_else(|| METADATA.to_owned())), None))
+            }
         }
     }
 
@@ -220,13 +227,15 @@ impl Tokens {
         {
             return Ok(token.clone());
         }
-        let answer = self.ask().await?;
+        // A source that gave one before is there.
+        let answer = self.ask(held.is_some()).await?;
         let ends = Instant::now() + Duration::from_secs(answer.expires_in.min(24 * 3600));
         *held = Some((answer.access_token.clone(), ends));
         Ok(answer.access_token)
     }
 
-    async fn ask(&self) -> Result<Answer, FirestoreError> {
+    /// `known` tells that it was asked before, and answered.
+    async fn ask(&self, known: bool) -> Result<Answer, FirestoreError> {
         let post = |url: &str, form: String| {
             let form = Zeroizing::new(form);
             self.http
@@ -253,19 +262,20 @@ impl Tokens {
                     encoded(user.refresh_token.expose())
                 ),
             ),
-            _ => {
-                let host =
-                    std::env::var("GCE_METADATA_HOST").unwrap_or_else(|_| "metadata.google.internal".into());
+            Credentials::Metadata(host) => {
                 let path = "computeMetadata/v1/instance/service-accounts/default/token";
                 self.http
                     .get(format!("http://{host}/{path}"))
                     .header("metadata-flavor", "Google")
                     .timeout(Duration::from_secs(5))
             }
+            Credentials::Emulator | Credentials::TokenFile(_) => {
+                return Err(denied("these credentials are asked for no token"));
+            }
         };
-        let metadata = matches!(self.credentials, Credentials::Metadata);
+        let metadata = matches!(self.credentials, Credentials::Metadata(_));
         let response = request.send().await.map_err(|error| {
-            if metadata {
+            if metadata && !known {
                 denied(
                     "no credentials: set credentials_file or GOOGLE_APPLICATION_CREDENTIALS (this machine has no \
                      metadata server)",

@@ -48,7 +48,11 @@ impl FirestoreDumper {
     }
 
     /// The moment to dump, and what to say of it.
-    async fn moment(&self, cx: &Context, database: &Database) -> Result<(Timestamp, &'static str)> {
+    pub(super) async fn moment(
+        &self,
+        cx: &Context,
+        database: &Database,
+    ) -> Result<(Timestamp, &'static str)> {
         let failed = |error| database.failed(error);
         let now = database.now(cx).await.map_err(failed)?;
         if let Some(text) = &self.config.read_time {

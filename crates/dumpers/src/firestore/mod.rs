@@ -23,6 +23,8 @@ mod http;
 mod inspect;
 mod json;
 mod names;
+#[cfg(test)]
+mod peer;
 mod restore;
 mod users;
 mod value;

@@ -188,3 +188,38 @@ async fn settle(
     }
     (rest, again)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::firestore::peer::{Peer, is_token, token};
+
+    /// The service answers well, and says of single writes that they are too many now.
+    #[tokio::test]
+    async fn only_writes_that_a_quota_held_up_are_sent_again() {
+        let peer = Peer::start(|count, request| {
+            let body = match count {
+                _ if is_token(request) => return token("good", 3_599),
+                1 => {
+                    r#"{"writeResults":[{"updateTime":"2026-01-02T00:00:01Z"},{},{"updateTime":"2026-01-02T00:00:01Z"}],
+                        "status":[{},{"code":8,"message":"Quota exceeded."},{}]}"#
+                }
+                _ => r#"{"writeResults":[{"updateTime":"2026-01-02T00:00:02Z"}],"status":[{}]}"#,
+            };
+            ("200 OK", "", body.to_owned())
+        });
+        let mut batch = Batch::default();
+        for name in ["a/1", "a/2", "a/3"] {
+            batch.push(Write { path: name.to_owned(), text: format!(r#"{{"update":{{"name":"{name}"}}}}"#) });
+        }
+        let start = "2026-01-02T00:00:00Z".parse().unwrap();
+        let done = batch.send(&Context::new(), &peer.database(30), Conflicts::Fail, start).await;
+        assert!(done.error.is_none() && done.doubt.is_empty(), "{done:?}");
+        assert_eq!(done.times.len(), 3);
+        let requests = peer.requests();
+        assert_eq!(requests.len(), 3);
+        assert!(requests[2].line.ends_with(":batchWrite"), "{:?}", requests[2]);
+        let again = &requests[2].body;
+        assert!(again.contains("a/2") && !again.contains("a/1") && !again.contains("a/3"), "{again}");
+    }
+}

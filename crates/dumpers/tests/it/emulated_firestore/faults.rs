@@ -315,6 +315,34 @@ async fn a_lost_answer_to_a_write_is_settled() {
     assert_eq!(target.documents().await, source.documents().await);
 }
 
+#[tokio::test]
+async fn a_quota_of_writes_is_waited_for() {
+    let (source, target) = (Project::new("quota"), Project::new("quota-back"));
+    source.fill("filled", 700).await;
+    let whole = dump_of(&source.config()).await;
+    let exhausted = |details: &str| {
+        format!(
+            r#"{{"error":{{"code":429,"message":"Quota exceeded.","status":"RESOURCE_EXHAUSTED","details":[{details}]}}}}"#
+        )
+    };
+    let delay = r#"{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"0.6s"}"#;
+    let fates = [
+        Fate::CutAfter(3_000),
+        Fate::Answer(answer("429 Too Many Requests", "retry-after: 1\r\n", &exhausted(""))),
+        Fate::Answer(answer("429 Too Many Requests", "", &exhausted(delay))),
+        Fate::Pass,
+    ];
+    let proxy = Proxy::new(&emulator(), &fates);
+    let config =
+        FirestoreConfig { emulator: Some(proxy.address.clone()), parallel: Some(1), ..target.config() };
+    let began = std::time::Instant::now();
+    let restored = restore(&config, &whole, false).await.unwrap();
+    assert_eq!(restored.warnings, Vec::<String>::new());
+    assert!(began.elapsed() >= Duration::from_millis(1_600), "{:?}", began.elapsed());
+    assert!(proxy.connections() >= 4, "{} connections", proxy.connections());
+    assert_eq!(target.documents().await, source.documents().await);
+}
+
 /// A dump whose bytes call `at` after so many.
 fn watched(whole: &bytes::Bytes, after: usize, mut at: impl FnMut() + Send + 'static) -> Dump {
     let mut seen = 0;
