@@ -83,13 +83,31 @@ pub(super) async fn collections(
     let names: Vec<Namespace> = all.iter().map(|collection| collection.namespace.clone()).collect();
     all.retain(|collection| patterns.take(&collection.namespace));
     if users {
-        let admin = of_database_raw(cx, server, "admin").await?;
-        let kept =
-            admin.iter().filter_map(|listed| read_listed("admin", listed, &HashSet::new()).ok().flatten());
-        all.extend(kept.filter(|collection| USERS.contains(&&*collection.namespace.collection)));
+        for listed in &of_database_raw(cx, server, "admin").await? {
+            let collection = read_listed("admin", listed, &HashSet::new())?;
+            all.extend(collection.filter(|found| USERS.contains(&&*found.namespace.collection)));
+        }
+        let kept = |found: &Collection| found.namespace == Namespace::new("admin", USERS[0]);
+        if !all.iter().any(kept) && has_users(cx, server).await? {
+            return Err(MongoError::Withheld("the server does not list the collection that keeps its users"));
+        }
     }
     all.sort_by(|a, b| a.namespace.cmp(&b.namespace));
     Ok((all, names))
+}
+
+/// Whether the server knows any user.
+async fn has_users(cx: &Context, server: &Server) -> Result<bool, MongoError> {
+    // The second is of one database; a server may know no other question.
+    for whose in [Bson::Document(doc! { "forAllDBs": true }), Bson::Int32(1)] {
+        let command = doc! { "usersInfo": whose };
+        let answer = server.command(cx, "admin", "list the users (usersInfo)", command).await?;
+        let users = answer.get_array("users").map_err(|_| MongoError::Answer("usersInfo".to_owned()))?;
+        if !users.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn of_database_raw(cx: &Context, server: &Server, db: &str) -> Result<Vec<Document>, MongoError> {

@@ -85,7 +85,9 @@ impl MongoDumper {
             let moment =
                 moment::choose(cx, &server, self.consistency, first, estimate).await.map_err(|error| {
                     match error {
-                        MongoError::Permission { .. } => server.about(error, self.subject(), "read", "local"),
+                        MongoError::Permission { ref what, .. } if what.contains("local.") => {
+                            server.about(error, self.subject(), "read", "local")
+                        }
                         error => about(error),
                     }
                 })?;
@@ -119,7 +121,9 @@ struct Looked {
 #[async_trait]
 impl Dumper for MongoDumper {
     async fn probe(&self, cx: &Context) -> Result<Probe> {
-        probe::probe(cx, &self.address, self.consistency).await.map_err(|error| error.at(Stage::Probe))
+        probe::probe(cx, &self.address, Some(self.consistency), self.users)
+            .await
+            .map_err(|error| error.at(Stage::Probe))
     }
 
     async fn dump(&self, cx: &Context, what: &Selection) -> Result<Dump> {
@@ -281,8 +285,7 @@ impl Work {
     async fn oplog(&self, writer: &mut ArchiveWriter, start: Timestamp) -> Result<(), MongoError> {
         let (cx, server) = (&self.cx, &self.looked.server);
         let namespace = Namespace::oplog();
-        let end = moment::last_write(cx, server).await?;
-        let newest = moment::newest_entry(cx, server, end).await?;
+        let (end, newest) = moment::last_whole_write(cx, server).await?;
         let takes = |namespace: &Namespace| self.takes(namespace);
         let command = doc! {
             "find": "oplog.rs",

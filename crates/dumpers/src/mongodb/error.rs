@@ -5,9 +5,14 @@ use mongodb::error::{Error as DriverError, ErrorKind as DriverKind};
 
 use super::archive::ArchiveError;
 use crate::secret::{Secret, masked};
+use crate::tool::ToolError;
 
 /// The most of a server's own words that a message repeats.
 const SAID_MAX: usize = 400;
+
+/// Where `mongodump` and `mongorestore` come from.
+const PACKAGE: &str = "install mongodb-database-tools from MongoDB's own repository (it is in no Debian release), name \
+                       their folder in tool_dirs, or leave native = false out: they are not needed";
 
 /// What can go wrong between us and a server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +56,9 @@ pub enum MongoError {
     /// A restore met changes of a collection that it does not have.
     #[error("the backup's oplog changes {0}, which the backup does not hold")]
     Unknown(String),
+    /// Users without what they need to sign in again.
+    #[error("{0}: they cannot be backed up")]
+    Withheld(&'static str),
     /// No way to read everything at one moment.
     #[error("{0}")]
     NoMoment(String),
@@ -82,6 +90,22 @@ pub enum MongoError {
     /// An answer that makes no sense.
     #[error("the server's answer to {0} is not understood")]
     Answer(String),
+    /// What `mongodump` or `mongorestore` cannot do, and what helps.
+    #[error("{0}")]
+    NotByTool(String, &'static str),
+    /// Every program of that name is older than what is needed of it.
+    #[error("{tool} {oldest} or newer is needed, and only {found} was found")]
+    ToolTooOld {
+        /// The program.
+        tool: String,
+        /// The oldest that serves.
+        oldest: &'static str,
+        /// The newest that was found, and where.
+        found: String,
+    },
+    /// A program failed.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     /// Somebody asked to stop.
     #[error("cancelled on request")]
     Cancelled,
@@ -193,6 +217,11 @@ impl MongoError {
                 "run it again when no such change is made, exclude the collection, or set consistency = \"snapshot\"",
             ),
             Self::Unknown(_) => (ErrorKind::Integrity, "use another backup"),
+            Self::Withheld(_) => (
+                ErrorKind::Unsupported,
+                "leave users out, and keep a script that makes them; MongoDB's own server shows them to the role \
+                 `backup` on admin",
+            ),
             Self::NoMoment(_) => (
                 ErrorKind::Unsupported,
                 "make the server a replica set of one, or set consistency = \"none\" if nobody writes meanwhile",
@@ -210,6 +239,12 @@ impl MongoError {
             Self::Refused(..) => (ErrorKind::Tool, "see what the server says"),
             Self::Server { .. } => (ErrorKind::Tool, "see what the server says, and its log"),
             Self::Answer(_) => (ErrorKind::Unsupported, "check that it is a MongoDB server"),
+            Self::NotByTool(_, hint) => (ErrorKind::Unsupported, *hint),
+            Self::ToolTooOld { .. } => (ErrorKind::Unsupported, PACKAGE),
+            Self::Tool(error @ ToolError::Missing { .. }) => {
+                return Error::from(error.clone()).with_hint(PACKAGE);
+            }
+            Self::Tool(error) => return Error::from(error.clone()),
         };
         let retry = match &self {
             Self::Changed(_) | Self::OplogOverrun | Self::Unrepeatable(_) => Some(Retry::WholeRun),

@@ -1,5 +1,7 @@
 //! The one moment that a dump shows.
 
+use std::time::Duration;
+
 use backup_core::Context;
 use mongodb::bson::{Bson, Document, Timestamp, doc};
 
@@ -7,11 +9,17 @@ use super::archive::Namespace;
 use super::config::Consistency;
 use super::connect::{Role, Server};
 use super::error::MongoError;
+use super::oplog::is_partial;
 
 /// Bytes that a dump reads in a second, even over a slow line or into a slow destination.
 const SLOW_PACE: u64 = 10 * 1024 * 1024;
 /// How long a server keeps snapshots unless told otherwise, in seconds.
 const WINDOW: u64 = 300;
+/// What servers say where there is no time.
+const EMPTY: Timestamp = Timestamp { time: 0, increment: 0 };
+/// How often, and how long after another, it is looked whether a transaction is whole.
+const WHOLE_TRIES: u64 = 100;
+const WHOLE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How a dump becomes one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +105,7 @@ async fn keeps_snapshots(cx: &Context, server: &Server, first: &Namespace) -> Re
         "singleBatch": true,
         "readConcern": { "level": "snapshot", "atClusterTime": long_past },
     };
-    match server.command(cx, &first.db, "reading a snapshot", command).await {
+    match server.command(cx, &first.db, &format!("reading {first}"), command).await {
         Err(MongoError::SnapshotGone(_)) => Ok(true),
         // It answered, or does not know the question.
         Ok(_) | Err(MongoError::Server { .. }) => Ok(false),
@@ -145,7 +153,7 @@ async fn oplog(cx: &Context, server: &Server) -> Result<Moment, MongoError> {
             "the server is no member of a replica set: it has no oplog".to_owned(),
         ));
     }
-    let mut start = last_write(cx, server).await?;
+    let (mut start, _) = last_whole_write(cx, server).await?;
     let open = doc! {
         "find": "transactions",
         "filter": { "state": { "$in": ["prepared", "inProgress"] } },
@@ -157,6 +165,7 @@ async fn oplog(cx: &Context, server: &Server) -> Result<Moment, MongoError> {
         Ok(answer) => {
             if let Some(oldest) = first_of(&answer).and_then(|found| found.get_document("startOpTime").ok())
                 && let Ok(time) = oldest.get_timestamp("ts")
+                && time != EMPTY
             {
                 start = start.min(time);
             }
@@ -169,34 +178,65 @@ async fn oplog(cx: &Context, server: &Server) -> Result<Moment, MongoError> {
     Ok(Moment::Oplog(start))
 }
 
+/// The time of the last write that no failover takes back, once all of its transaction is before it,
+/// and that of the newest entry of the oplog up to then.
+///
+/// A large transaction fills several entries, and a majority of the set may have some of them.
+pub(super) async fn last_whole_write(
+    cx: &Context,
+    server: &Server,
+) -> Result<(Timestamp, Option<Timestamp>), MongoError> {
+    for _ in 0..WHOLE_TRIES {
+        let end = last_write(cx, server).await?;
+        match newest_entry(cx, server, end).await? {
+            Some((_, true)) => {}
+            newest => return Ok((end, newest.map(|(time, _)| time))),
+        }
+        tokio::select! {
+            biased;
+            () = cx.cancel().cancelled() => return Err(MongoError::Cancelled),
+            () = tokio::time::sleep(WHOLE_PAUSE) => {}
+        }
+    }
+    let limit = WHOLE_PAUSE.as_millis() as u64 * WHOLE_TRIES / 1000;
+    Err(MongoError::Unrepeatable(format!("a transaction that was not whole within {limit} s")))
+}
+
 /// The time of the last write that no failover takes back.
-pub(super) async fn last_write(cx: &Context, server: &Server) -> Result<Timestamp, MongoError> {
+async fn last_write(cx: &Context, server: &Server) -> Result<Timestamp, MongoError> {
     let hello = server.command(cx, "admin", "hello", doc! { "hello": 1 }).await?;
     let last = hello.get_document("lastWrite").ok();
     let time = |key| last?.get_document(key).ok()?.get_timestamp("ts").ok();
-    time("majorityOpTime").or_else(|| time("opTime")).ok_or_else(|| MongoError::Answer("hello".to_owned()))
+    match time("majorityOpTime").or_else(|| time("opTime")) {
+        Some(EMPTY) => {
+            Err(MongoError::Lost("no majority of the replica set has acknowledged a write yet".to_owned()))
+        }
+        Some(time) => Ok(time),
+        None => Err(MongoError::Answer("hello".to_owned())),
+    }
 }
 
-/// The time of the newest entry of the oplog up to `end`.
-pub(super) async fn newest_entry(
+/// The time of the newest entry of the oplog up to `end`, and whether it is in the midst of a
+/// transaction.
+async fn newest_entry(
     cx: &Context,
     server: &Server,
     end: Timestamp,
-) -> Result<Option<Timestamp>, MongoError> {
+) -> Result<Option<(Timestamp, bool)>, MongoError> {
     let command = doc! {
         "find": "oplog.rs",
         "filter": { "ts": { "$lte": end } },
         "sort": { "$natural": -1 },
-        "projection": { "ts": 1 },
+        "projection": { "ts": 1, "o.partialTxn": 1 },
         "limit": 1,
         "singleBatch": true,
         "readConcern": { "level": "majority" },
     };
     let answer = server.command(cx, "local", "read the oplog (local.oplog.rs)", command).await?;
-    match first_of(&answer).map(|entry| entry.get_timestamp("ts")) {
-        Some(Ok(newest)) => Ok(Some(newest)),
+    match first_of(&answer).map(|entry| (entry.get_timestamp("ts"), is_partial(entry))) {
+        Some((Ok(newest), partial)) => Ok(Some((newest, partial))),
         None => Ok(None),
-        Some(Err(_)) => Err(MongoError::Answer("the oplog".to_owned())),
+        Some((Err(_), _)) => Err(MongoError::Answer("the oplog".to_owned())),
     }
 }
 

@@ -11,7 +11,7 @@ use mongodb::raw_batch_cursor::RawBatch;
 use tokio::sync::mpsc;
 
 use super::archive::{Crc64, Namespace};
-use super::catalog::Size;
+use super::catalog::{Size, USERS};
 use super::connect::Server;
 use super::error::MongoError;
 use super::moment::Moment;
@@ -99,6 +99,12 @@ async fn hand_over(
     out: &mpsc::Sender<Piece>,
 ) -> Result<bool, MongoError> {
     let documents = documents_of(batch).ok_or_else(|| MongoError::Answer(format!("reading {namespace}")))?;
+    if namespace.db == "admin" && namespace.collection == USERS[0] {
+        let users = decoded(batch).ok_or_else(|| MongoError::Answer(format!("reading {namespace}")))?;
+        if users.iter().any(|user| !user.contains_key("credentials")) {
+            return Err(MongoError::Withheld("the server withholds the credentials of its users"));
+        }
+    }
     if documents.is_empty() {
         return Ok(true);
     }

@@ -31,6 +31,9 @@ pub enum ArchiveError {
     /// The checksum is another.
     #[error("the checksum of {0} is not that of its documents")]
     Checksum(String),
+    /// Its oplog stops between the entries of one transaction.
+    #[error("its oplog ends in the midst of a transaction")]
+    Transaction,
     /// Bytes follow the end.
     #[error("bytes follow its end")]
     Trailing,

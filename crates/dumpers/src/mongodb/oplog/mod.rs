@@ -5,12 +5,14 @@
 //! it is needed.
 
 mod diff;
+mod transactions;
 
 use mongodb::bson::{Bson, Document};
 
 use super::archive::{BUCKETS, Namespace};
 
 pub(super) use diff::apply as apply_diff;
+pub(super) use transactions::{Transactions, is_partial};
 
 /// One change to one collection.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +69,8 @@ pub(super) fn kept(entry: &Document, takes: &dyn Fn(&Namespace) -> bool) -> Resu
             mine.push(Bson::Document((*operation).clone()));
         }
     }
-    if mine.is_empty() {
+    // Without the last of its entries a transaction would not have happened.
+    if mine.is_empty() && !transactions::ends_several(entry) {
         return Ok(Kept::Nothing);
     }
     if mine.len() == inner.len() {
@@ -372,5 +375,14 @@ mod tests {
         assert_eq!(kept(&only, &shop), Ok(Kept::Whole));
         assert_eq!(kept(&both, &|_| true), Ok(Kept::Whole));
         assert_eq!(kept(&only, &|ns| ns.db == "x"), Ok(Kept::Nothing));
+        // The last entry of a transaction stays, also where nothing of it is selected.
+        let mut last = only.clone();
+        last.insert(
+            "prevOpTime",
+            doc! { "ts": mongodb::bson::Timestamp { time: 1, increment: 1 }, "t": 1_i64 },
+        );
+        let Ok(Kept::Part(part)) = kept(&last, &|ns| ns.db == "x") else { panic!("{last}") };
+        assert!(changes(&part).unwrap().is_empty());
+        assert!(part.contains_key("prevOpTime"));
     }
 }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use backup_core::Context;
 use bytes::Bytes;
-use mongodb::bson::{Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
+use mongodb::bson::{Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, doc, rawdoc};
 use tokio::task::JoinSet;
 
+use super::empty_time;
 use super::target::Place;
 use crate::mongodb::archive::Namespace;
 use crate::mongodb::connect::Server;
@@ -150,10 +151,17 @@ pub(super) async fn insert(
 ) -> Result<(), MongoError> {
     let name = &place.shown;
     let mut array = RawArrayBuf::new();
+    let mut then = Vec::new();
     for document in documents {
         let document = RawDocument::from_bytes(document)
             .map_err(|_| MongoError::Answer(format!("a document of {name}")))?;
-        array.push(document);
+        match empty_time::apart(document).map_err(|what| unrestorable(place, what))? {
+            Some((first, after)) => {
+                array.push(first);
+                then.push(Bson::Document(after));
+            }
+            None => array.push(document),
+        }
     }
     let mut command = rawdoc! {
         "insert": place.namespace.collection.as_str(),
@@ -165,7 +173,29 @@ pub(super) async fn insert(
         command.append(mongodb::bson::cstr!("bypassDocumentValidation"), true);
     }
     let answer = raw(cx, server, &place.namespace, name, command).await?;
-    check_writes(name, &answer, Some(documents.len()))
+    check_writes(name, &answer, Some(documents.len()))?;
+    if then.is_empty() { Ok(()) } else { send_updates(cx, server, place, then).await }
+}
+
+/// Sends updates, one after another, and makes sure that the server took all of them.
+pub(super) async fn send_updates(
+    cx: &Context,
+    server: &Server,
+    place: &Place,
+    updates: Vec<Bson>,
+) -> Result<(), MongoError> {
+    let mut command = doc! { "update": &place.namespace.collection, "ordered": true, "updates": updates };
+    if place.validated {
+        command.insert("bypassDocumentValidation", true);
+    }
+    let what = format!("write to {}", place.shown);
+    let answer = server.command(cx, &place.namespace.db, &what, command).await?;
+    check_writes(&place.shown, &answer, None)
+}
+
+/// A document that no server takes as it is.
+pub(super) fn unrestorable(place: &Place, what: String) -> MongoError {
+    MongoError::Refused(place.shown.to_string(), what)
 }
 
 async fn raw(

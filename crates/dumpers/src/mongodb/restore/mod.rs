@@ -6,6 +6,7 @@
 //! time series, which cannot be renamed, is filled under its own name and dropped if the restore
 //! fails.
 
+mod empty_time;
 mod insert;
 mod replay;
 mod target;
@@ -28,7 +29,8 @@ use super::pattern::Renames;
 use crate::command::unaccepted;
 use insert::Inserts;
 use replay::Replay;
-use target::{TEMPORARY, Targets};
+use target::Targets;
+pub(super) use target::{TEMPORARY, drop_one};
 
 /// How long the removal of what a failed restore made may last.
 const CLEANUP: Duration = Duration::from_secs(60);
@@ -152,7 +154,8 @@ impl Restorer for MongoRestorer {
     }
 }
 
-fn holds(db: &str, count: usize) -> MongoError {
+/// What is said of a database that is not empty.
+pub(super) fn holds(db: &str, count: usize) -> MongoError {
     let collections = if count == 1 { "a collection".to_owned() } else { format!("{count} collections") };
     MongoError::Exists(format!("database {db:?} already holds {collections}"))
 }
@@ -271,7 +274,7 @@ impl<'a> Run<'a> {
 
 impl Renames {
     /// Refuses to mix databases: with one target database there must be one in the archive.
-    fn check<'a>(&self, databases: impl Iterator<Item = &'a str>) -> Result<(), MongoError> {
+    pub(super) fn check<'a>(&self, databases: impl Iterator<Item = &'a str>) -> Result<(), MongoError> {
         let names: BTreeSet<&str> = databases.collect();
         match self.into() {
             Some(into) if names.len() > 1 && !self.has_rules() => {

@@ -9,12 +9,13 @@ use backup_core::Context;
 use bytes::Bytes;
 use mongodb::bson::{Bson, Document, doc};
 
-use super::insert::{check_writes, insert};
+use super::empty_time;
+use super::insert::{check_writes, insert, send_updates, unrestorable};
 use super::target::{Place, Targets};
-use crate::mongodb::archive::Namespace;
+use crate::mongodb::archive::{ArchiveError, Namespace};
 use crate::mongodb::connect::Server;
 use crate::mongodb::error::MongoError;
-use crate::mongodb::oplog::{Change, Update, apply_diff, changes};
+use crate::mongodb::oplog::{Change, Transactions, Update, apply_diff, changes};
 use crate::mongodb::pattern::Renames;
 
 /// Writes to one collection that are sent together at most.
@@ -26,6 +27,7 @@ const TOGETHER_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Replay {
     renames: Renames,
+    transactions: Transactions,
     place: Option<Place>,
     updates: Vec<Bson>,
     bytes: usize,
@@ -39,6 +41,7 @@ impl Replay {
     pub(super) fn new(renames: &Renames) -> Self {
         Self {
             renames: renames.clone(),
+            transactions: Transactions::default(),
             place: None,
             updates: Vec::new(),
             bytes: 0,
@@ -60,11 +63,14 @@ impl Replay {
                 return Err(MongoError::Cancelled);
             }
             let not_understood = || MongoError::Answer("the backup's oplog".to_owned());
+            let before = rest.len();
             let entry = Document::from_reader(&mut rest).map_err(|_| not_understood())?;
-            for change in changes(&entry).map_err(MongoError::Unrepeatable)? {
-                // A write that is sent is waited for: one that came after its collection was dropped
-                // would make it again.
-                self.change(&Context::new(), server, targets, change).await?;
+            for entry in self.transactions.next(entry, before - rest.len()) {
+                for change in changes(&entry).map_err(MongoError::Unrepeatable)? {
+                    // A write that is sent is waited for: one that came after its collection was
+                    // dropped would make it again.
+                    self.change(&Context::new(), server, targets, change).await?;
+                }
             }
         }
         Ok(())
@@ -73,9 +79,13 @@ impl Replay {
     /// Sends what waits.
     ///
     /// # Errors
-    /// Also where something was changed that the backup does not hold.
+    /// Also where something was changed that the backup does not hold, and where the oplog stops in
+    /// the midst of a transaction that was too large to wait for its end.
     pub(super) async fn finish(&mut self, server: &Server) -> Result<(), MongoError> {
         self.flush(&Context::new(), server).await?;
+        if self.transactions.is_torn() {
+            return Err(ArchiveError::Transaction.into());
+        }
         self.check_known()
     }
 
@@ -173,7 +183,7 @@ impl Replay {
             Update::Operators(operators) => {
                 self.flush(cx, server).await?;
                 let updates = vec![Bson::Document(doc! { "q": { "_id": { "$eq": id } }, "u": operators })];
-                send(cx, server, &place, updates).await
+                send_updates(cx, server, &place, updates).await
             }
             Update::Diff(diff) => {
                 self.flush(cx, server).await?;
@@ -200,7 +210,7 @@ impl Replay {
         server: &Server,
         place: Place,
         id: &Bson,
-        document: Document,
+        mut document: Document,
         upsert: bool,
     ) -> Result<(), MongoError> {
         // A replacement of such a field would be taken for an operator.
@@ -215,10 +225,12 @@ impl Replay {
         if !same || self.updates.len() >= TOGETHER || self.bytes >= TOGETHER_BYTES {
             self.flush(cx, server).await?;
         }
+        let then = empty_time::take(id, &mut document).map_err(|what| unrestorable(&place, what))?;
         self.bytes += document.to_vec().map_or(0, |encoded| encoded.len());
         self.place = Some(place);
         self.updates
             .push(Bson::Document(doc! { "q": { "_id": { "$eq": id } }, "u": document, "upsert": upsert }));
+        self.updates.extend(then.map(Bson::Document));
         Ok(())
     }
 
@@ -226,7 +238,7 @@ impl Replay {
         let updates = std::mem::take(&mut self.updates);
         self.bytes = 0;
         match self.place.take() {
-            Some(place) if !updates.is_empty() => send(cx, server, &place, updates).await,
+            Some(place) if !updates.is_empty() => send_updates(cx, server, &place, updates).await,
             _ => Ok(()),
         }
     }
@@ -267,16 +279,6 @@ impl Replay {
         }
         Ok(())
     }
-}
-
-async fn send(cx: &Context, server: &Server, place: &Place, updates: Vec<Bson>) -> Result<(), MongoError> {
-    let mut command = doc! { "update": &place.namespace.collection, "ordered": true, "updates": updates };
-    if place.validated {
-        command.insert("bypassDocumentValidation", true);
-    }
-    let what = format!("write to {}", place.shown);
-    let answer = server.command(cx, &place.namespace.db, &what, command).await?;
-    check_writes(&place.shown, &answer, None)
 }
 
 async fn delete(cx: &Context, server: &Server, place: &Place, id: &Bson) -> Result<(), MongoError> {

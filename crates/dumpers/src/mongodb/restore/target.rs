@@ -13,7 +13,7 @@ use crate::mongodb::error::MongoError;
 use crate::mongodb::pattern::Renames;
 
 /// What the names of unfinished collections begin with.
-pub(super) const TEMPORARY: &str = "strongroom_restoring_";
+pub(in crate::mongodb) const TEMPORARY: &str = "strongroom_restoring_";
 
 /// Where documents are inserted.
 #[derive(Debug, Clone)]
@@ -486,7 +486,11 @@ async fn build(
 }
 
 /// Drops a collection or view; one that is not there is no error.
-async fn drop_one(cx: &Context, server: &Server, name: &Namespace) -> Result<(), MongoError> {
+pub(in crate::mongodb) async fn drop_one(
+    cx: &Context,
+    server: &Server,
+    name: &Namespace,
+) -> Result<(), MongoError> {
     match server.command(cx, &name.db, &format!("drop {name}"), doc! { "drop": &name.collection }).await {
         // NamespaceNotFound
         Ok(_) | Err(MongoError::Changed(_)) => Ok(()),
