@@ -57,6 +57,8 @@ impl Checks {
         let leaf = tree::leaf(frame);
         if let Some(tree) = &self.tree {
             tree.require_leaf(index, &leaf)?;
+            // Damage of a tree is found by whoever reads it, not by the sample that would need it.
+            tree.require_len(index, frame.len())?;
         }
         Ok(Some(leaf))
     }

@@ -174,6 +174,23 @@ impl<B: AsRef<[u8]>> Tree<B> {
     }
 }
 
+impl<B: AsRef<[u8]>> Tree<B> {
+    /// Checks a frame's length against its place, where the file tells lengths.
+    ///
+    /// # Errors
+    /// [`Mismatch::Frame`] when it differs.
+    pub fn require_len(&self, index: u64, len: usize) -> Result<(), OpenError> {
+        let lens = &self.file.as_ref()[HEAD_LEN + self.count * 32..];
+        let at = usize::try_from(index).ok().and_then(|index| index.checked_mul(4));
+        let known = at.and_then(|at| lens.get(at..)?.first_chunk()).map(|len| u32::from_be_bytes(*len));
+        if known.is_none_or(|known| known as usize == len) {
+            Ok(())
+        } else {
+            Err(OpenError::NotTheExpectedObject(Mismatch::Frame(index)))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +221,8 @@ mod tests {
             assert!(count == 0 || tree.frame_lens().is_none());
             let tree = Tree::parse(file).unwrap();
             assert!(tree.frame_lens().unwrap().eq(1..=count));
+            assert!((0..count).all(|i| tree.require_len(i.into(), i as usize + 1).is_ok()));
+            assert!((0..count).all(|i| tree.require_len(i.into(), i as usize).is_err()));
             assert_eq!((tree.len(), tree.root()), (u64::from(count), root));
             for (i, leaf) in leaves.iter().enumerate() {
                 assert_eq!(tree.require_leaf(i as u64, leaf), Ok(()));
