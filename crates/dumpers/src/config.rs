@@ -10,7 +10,9 @@ use crate::command::{CommandConfig, CommandDumper, CommandRestorer};
 use crate::files::FileRestorer;
 use crate::firestore::{FirestoreConfig, FirestoreDumper, FirestoreInspector, FirestoreRestorer};
 use crate::folder::{FolderConfig, FolderDumper, FolderRestorer, TarInspector};
-use crate::mongodb::{MongoConfig, MongoDumper, MongoInspector, MongoRestorer};
+use crate::mongodb::{
+    MongoConfig, MongoDumper, MongoInspector, MongoRestorer, MongodumpDumper, MongorestoreRestorer,
+};
 use crate::mysql::{MysqlConfig, MysqlDumper, MysqlInspector, MysqlRestorer};
 use crate::postgres::{
     ParallelInspector, PostgresClusterDumper, PostgresClusterInspector, PostgresConfig, PostgresDumper,
@@ -197,6 +199,7 @@ pub fn open_source(config: &SourceConfig) -> Result<Arc<dyn Dumper>> {
         SourceConfig::Files(config) => Arc::new(FolderDumper::new(config)),
         SourceConfig::Redis(config) => Arc::new(RedisDumper::new(config)?),
         SourceConfig::Firestore(config) => Arc::new(FirestoreDumper::new(config)?),
+        SourceConfig::Mongodb(config) if config.by_tools() => Arc::new(MongodumpDumper::new(config)?),
         SourceConfig::Mongodb(config) => Arc::new(MongoDumper::new(config)?),
         SourceConfig::Command(config) => Arc::new(CommandDumper::new(config.clone())),
         SourceConfig::Stdin(config) => Arc::new(StdinDumper::new(config.clone())),
@@ -215,6 +218,7 @@ pub fn open_target(config: &TargetConfig) -> Result<Arc<dyn Restorer>> {
         TargetConfig::Files(config) => Arc::new(FolderRestorer::new(config)),
         TargetConfig::Redis(config) => Arc::new(RedisRestorer::new(config)?),
         TargetConfig::Firestore(config) => Arc::new(FirestoreRestorer::new(config)?),
+        TargetConfig::Mongodb(config) if config.by_tools() => Arc::new(MongorestoreRestorer::new(config)?),
         TargetConfig::Mongodb(config) => Arc::new(MongoRestorer::new(config)?),
         TargetConfig::Command(config) => Arc::new(CommandRestorer::new(config.clone())),
         TargetConfig::File(config) => Arc::new(FileRestorer::new(&config.path)),

@@ -335,7 +335,7 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
     field(
         "tool_dirs",
         Kind::List,
-        "PostgreSQL, MySQL: folders to look for the client programs in, before all others.",
+        "PostgreSQL, MySQL, MongoDB with `native = false`: folders to look for the client programs in, before all others.",
     ),
     field(
         "owners",
@@ -428,6 +428,12 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
         "auth_mechanism",
         Kind::Text,
         "MongoDB: `SCRAM-SHA-256`, `SCRAM-SHA-1`, `MONGODB-X509` or `PLAIN`. Default: negotiated.",
+    ),
+    field(
+        "native",
+        Kind::Switch,
+        "MongoDB: `false` dumps by `mongodump` and restores by `mongorestore`, which must be installed. Default: by \
+         neither.",
     ),
     field("replica_set", Kind::Text, "MongoDB: the name of the replica set."),
     field(

@@ -53,6 +53,10 @@ pub struct MongoConfig {
     /// Restores: `from=to`, each a database or `database.collection`, where `*` stands for a part
     /// that stays the same.
     pub rename: Vec<String>,
+    /// `false`: dump by `mongodump` and restore by `mongorestore`, which must be installed.
+    pub native: Option<bool>,
+    /// Folders to look for these programs in, before all others.
+    pub tool_dirs: Vec<PathBuf>,
     /// Seconds without an answer after which the run fails; 900 without it, 0 for no limit.
     pub stall_seconds: Option<u64>,
 }
@@ -128,6 +132,12 @@ impl MongoConfig {
         let url = self.connection_string()?;
         let given = url.and_then(|url| url.credential).and_then(|credential| credential.password);
         Ok(given.or_else(|| std::env::var(PASSWORD_VARIABLE).ok()).map(Secret::new))
+    }
+
+    /// Whether the programs of MongoDB are to be used instead of the wire protocol.
+    #[must_use]
+    pub fn by_tools(&self) -> bool {
+        self.native == Some(false)
     }
 
     /// How many at a time.

@@ -199,7 +199,7 @@ impl Address {
 
 impl MongoConfig {
     /// `host:port` of the settings.
-    fn hosts(&self) -> Result<Vec<String>> {
+    pub(super) fn hosts(&self) -> Result<Vec<String>> {
         let Some(hosts) = &self.host else {
             return match &self.port {
                 Some(port) => Ok(vec![format!("localhost:{port}")]),

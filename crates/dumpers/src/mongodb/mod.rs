@@ -18,12 +18,14 @@ mod pattern;
 mod probe;
 mod read;
 mod restore;
+mod tools;
 
 pub use config::{Consistency, MongoConfig};
 pub use dump::MongoDumper;
 pub use error::MongoError;
 pub use inspect::MongoInspector;
 pub use restore::MongoRestorer;
+pub use tools::{MongodumpDumper, MongorestoreRestorer};
 
 /// The name of the format: `mongodump --archive`, not compressed.
 pub const MONGODB_ARCHIVE: &str = "mongodb-archive";

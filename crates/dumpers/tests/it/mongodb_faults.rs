@@ -21,7 +21,7 @@ use crate::processes::all_arguments;
 use crate::server::variable;
 
 /// User, password and place of the test server.
-fn parts() -> (String, String, String) {
+pub(crate) fn parts() -> (String, String, String) {
     let url = url();
     let rest = url.strip_prefix("mongodb://").unwrap();
     let (user, place) = rest.rsplit_once('@').unwrap();
@@ -207,19 +207,33 @@ async fn a_restore_that_is_cut_shows_nothing_under_its_names() {
 }
 
 /// A server of one test.
-struct Own {
+pub(crate) struct Own {
     process: Child,
-    url: String,
-    _folder: tempfile::TempDir,
+    pub(crate) url: String,
+    port: u16,
+    folder: tempfile::TempDir,
 }
 
 impl Own {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
+        let own = Self::with(&[]);
+        own.answers().await;
+        own
+    }
+
+    /// With these arguments; it may not answer yet.
+    pub(crate) fn with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let process = Command::new(variable("STRONGROOM_TEST_MONGODB_SERVER"))
+        let process = Self::process(port, folder.path(), arguments);
+        let url = format!("mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=1500");
+        Self { process, url, port, folder }
+    }
+
+    fn process(port: u16, folder: &std::path::Path, arguments: &[&str]) -> Child {
+        Command::new(variable("STRONGROOM_TEST_MONGODB_SERVER"))
             .args([
                 "--host",
                 "127.0.0.1",
@@ -229,20 +243,35 @@ impl Own {
                 "ERROR",
                 "--storage-path",
             ])
-            .arg(folder.path())
+            .arg(folder)
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap();
-        let url = format!("mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=20000");
-        Client::with_uri_str(&url)
-            .await
             .unwrap()
-            .database("admin")
-            .run_command(doc! { "ping": 1 })
-            .await
-            .unwrap();
-        Self { process, url: url.replace("20000", "1500"), _folder: folder }
+    }
+
+    async fn answers(&self) {
+        let client = Client::with_uri_str(self.url.replace("=1500", "=30000")).await.unwrap();
+        client.database("admin").run_command(doc! { "ping": 1 }).await.unwrap();
+    }
+
+    /// Kills it when called.
+    pub(crate) fn killer(&self) -> impl FnMut() + Send + 'static {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        let mut alive = true;
+        move || {
+            if std::mem::take(&mut alive) {
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            }
+        }
+    }
+
+    /// Starts it again, with what it had.
+    pub(crate) async fn again(&mut self) {
+        self.process.wait().unwrap();
+        self.process = Self::process(self.port, self.folder.path(), &[]);
+        self.answers().await;
     }
 }
 
