@@ -12,6 +12,7 @@ mod keys;
 mod killed;
 mod lab;
 mod memory;
+mod mongodb;
 mod origin;
 mod postgres;
 mod quickstart;
