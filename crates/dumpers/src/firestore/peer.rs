@@ -46,13 +46,13 @@ impl Peer {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (this, answer) = (this.clone(), Arc::clone(&answer));
-                thread::spawn(move || this.connection(stream.unwrap(), &*answer));
+                thread::spawn(move || this.connection(&stream.unwrap(), &*answer));
             }
         });
         peer
     }
 
-    fn connection(&self, stream: TcpStream, answer: &dyn Fn(usize, &Request) -> Answer) -> Option<()> {
+    fn connection(&self, stream: &TcpStream, answer: &dyn Fn(usize, &Request) -> Answer) -> Option<()> {
         let mut reader = BufReader::new(stream.try_clone().ok()?);
         let (mut head, mut text) = (Vec::new(), String::new());
         while reader.read_line(&mut text).ok()? > 2 {
@@ -75,7 +75,8 @@ impl Peer {
         let text = format!(
             "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
         );
-        (&stream).write_all(text.as_bytes()).ok()
+        let mut stream = stream;
+        stream.write_all(text.as_bytes()).ok()
     }
 
     pub(super) fn requests(&self) -> Vec<Request> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dumpers::mongodb::archive::{ArchiveWriter, Entry, Metadata, Namespace, Prelude};
 use dumpers::mongodb::{MongoConfig, MongoRestorer};
 use futures::TryStreamExt as _;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Document, Timestamp, doc};
 use mongodb::{Client, Database};
 
 use crate::mongodb::{config, database, format, names, request, restore};
@@ -26,6 +26,11 @@ fn crc64(bytes: &[u8]) -> i64 {
 
 /// A whole archive of these collections of the database `shop`, with their options.
 fn archive(collections: &[(&str, Document, Vec<Document>)]) -> Bytes {
+    archive_with(collections, &[])
+}
+
+/// The same with entries of an oplog.
+fn archive_with(collections: &[(&str, Document, Vec<Document>)], oplog: &[Document]) -> Bytes {
     let namespace = |name: &str| Namespace::new("shop", name);
     let entry = |(name, options, _): &(&str, Document, Vec<Document>)| Entry {
         namespace: namespace(name),
@@ -38,7 +43,8 @@ fn archive(collections: &[(&str, Document, Vec<Document>)]) -> Bytes {
         .to_text(),
         kind: "collection".to_owned(),
     };
-    let prelude = Prelude { entries: collections.iter().map(entry).collect(), ..Prelude::default() };
+    let mut prelude = Prelude { entries: collections.iter().map(entry).collect(), ..Prelude::default() };
+    prelude.entries.push(Entry { namespace: Namespace::oplog(), ..Entry::default() });
     let (mut writer, head) = ArchiveWriter::begin(&prelude);
     let mut bytes = head.to_vec();
     for (name, _, documents) in collections {
@@ -49,6 +55,12 @@ fn archive(collections: &[(&str, Document, Vec<Document>)]) -> Bytes {
         }
         bytes.extend_from_slice(&writer.end(&namespace(name), crc64(&encoded)));
     }
+    let encoded: Vec<u8> = oplog.iter().flat_map(|entry| entry.to_vec().unwrap()).collect();
+    if !encoded.is_empty() {
+        bytes.extend(writer.documents(&Namespace::oplog()).into_iter().flatten());
+        bytes.extend_from_slice(&encoded);
+    }
+    bytes.extend_from_slice(&writer.end(&Namespace::oplog(), crc64(&encoded)));
     bytes.into()
 }
 
@@ -95,6 +107,42 @@ async fn a_document_that_is_refused_leaves_the_target_as_it_was() {
     assert_eq!(names(&target).await, ["fine", "ring", "stays"]);
     assert_eq!(all(&target, "ring").await, [doc! { "_id": "old" }]);
     assert_eq!(all(&target, "fine").await, [doc! { "_id": "old" }]);
+    target.drop().await.unwrap();
+}
+
+/// An entry of a transaction that inserts documents of these `_id`s.
+fn transaction(number: i64, ids: &[i32], partial: bool) -> Document {
+    let insert = |id: &i32| doc! { "op": "i", "ns": "shop.a", "o": { "_id": id }, "o2": { "_id": id } };
+    let mut o = doc! { "applyOps": ids.iter().map(insert).collect::<Vec<_>>() };
+    if partial {
+        o.insert("partialTxn", true);
+    }
+    doc! {
+        "op": "c", "ns": "admin.$cmd", "o": o, "ts": Timestamp { time: 9, increment: 9 },
+        "lsid": { "id": 1 }, "txnNumber": number,
+        "prevOpTime": { "ts": Timestamp { time: 8, increment: 1 }, "t": 1_i64 },
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_is_restored_whole_or_not_at_all() {
+    const EMPTY: Timestamp = Timestamp { time: 0, increment: 0 };
+    let oplog = [
+        transaction(1, &[10, 11], true),
+        doc! { "op": "i", "ns": "shop.a", "o": { "_id": 5, "t": EMPTY, "z": 1 } },
+        transaction(2, &[20, 21], true),
+        transaction(1, &[12], true),
+        transaction(1, &[13], false),
+        doc! { "op": "u", "ns": "shop.a", "o": { "$v": 2, "diff": { "u": { "z": 2 } } }, "o2": { "_id": 5 } },
+    ];
+    let whole = archive_with(&[("a", Document::new(), numbered(2))], &oplog);
+    let target = database("transactions").await;
+    restore(&config(target.name()), &whole, false).await.unwrap();
+    let mut restored = all(&target, "a").await;
+    restored.sort_by_key(|document| document.get_i32("_id").unwrap());
+    let ids: Vec<i32> = restored.iter().map(|document| document.get_i32("_id").unwrap()).collect();
+    assert_eq!(ids, [0, 1, 5, 10, 11, 12, 13], "the second transaction did not happen");
+    assert_eq!(restored[2], doc! { "_id": 5, "t": EMPTY, "z": 2 });
     target.drop().await.unwrap();
 }
 

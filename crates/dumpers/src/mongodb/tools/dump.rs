@@ -87,7 +87,7 @@ impl MongodumpDumper {
             match (self.consistency, server.role) {
                 (Consistency::None, _) => {}
                 (Consistency::Auto | Consistency::Oplog, Role::ReplicaSet) => {
-                    arguments.push("--oplog".to_owned())
+                    arguments.push("--oplog".to_owned());
                 }
                 (Consistency::Snapshot, _) | (_, Role::Router) => {
                     let hint =
