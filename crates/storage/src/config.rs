@@ -8,6 +8,8 @@ use backup_core::{Error, ErrorKind, ObjectKey, Result};
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::azure::AzurePlace;
+use crate::gcs::GcsPlace;
 use crate::parts::{PARTS_MAX, PARTS_MIN};
 
 /// The longest prefix inside a bucket, in bytes: S3 allows keys of 1,024, of which object keys take
@@ -26,6 +28,8 @@ pub struct StorageConfig {
 pub(crate) enum Place {
     Local(PathBuf),
     S3(S3Place),
+    Gcs(GcsPlace),
+    Azure(AzurePlace),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +141,16 @@ impl StorageConfig {
                 S3Place::parse(text, rest).map_err(|problems| refused("s3 destination", &problems))?;
             return Ok(Self { place: Place::S3(place), credentials: None, retry: Retrying::default() });
         }
+        if let Some(rest) = text.strip_prefix("gs://") {
+            let place =
+                GcsPlace::parse(text, rest).map_err(|problems| refused("gs destination", &problems))?;
+            return Ok(Self { place: Place::Gcs(place), credentials: None, retry: Retrying::default() });
+        }
+        if let Some(rest) = text.strip_prefix("azblob://") {
+            let place =
+                AzurePlace::parse(text, rest).map_err(|problems| refused("azblob destination", &problems))?;
+            return Ok(Self { place: Place::Azure(place), credentials: None, retry: Retrying::default() });
+        }
         let folder = folder(text).map_err(|problem| refused("destination", &[problem]))?;
         Ok(Self::local(folder))
     }
@@ -160,7 +174,7 @@ impl StorageConfig {
     pub fn folder(&self) -> Option<&Path> {
         match &self.place {
             Place::Local(folder) => Some(folder),
-            Place::S3(_) => None,
+            Place::S3(_) | Place::Gcs(_) | Place::Azure(_) => None,
         }
     }
 }
@@ -170,6 +184,8 @@ impl fmt::Display for StorageConfig {
         match &self.place {
             Place::Local(folder) => folder.display().fmt(f),
             Place::S3(place) => place.fmt(f),
+            Place::Gcs(place) => place.fmt(f),
+            Place::Azure(place) => place.fmt(f),
         }
     }
 }
@@ -212,7 +228,8 @@ fn refused(subject: &str, problems: &[Problem]) -> Error {
         "URLs end up in logs and shell histories: give keys through the environment (AWS_ACCESS_KEY_ID and \
          AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_CONNECTION_STRING) or files that the configuration names"
     } else {
-        "write a path, file:///path or s3://bucket/prefix?endpoint=https://host&region=name"
+        "write a path, file:///path, s3://bucket/prefix?endpoint=https://host&region=name, gs://bucket/prefix or \
+         azblob://container/prefix?account=name"
     };
     Error::new(ErrorKind::Config, subject, what.join("; ")).with_hint(hint)
 }
@@ -377,6 +394,15 @@ pub(crate) fn flag(name: &'static str, value: &str) -> Result<bool, Problem> {
         "true" => Ok(true),
         "false" => Ok(false),
         _ => Err(Problem::Parameter(name, "`true` or `false`")),
+    }
+}
+
+/// The path of a file.
+pub(crate) fn file(name: &'static str, value: &str) -> Result<PathBuf, Problem> {
+    if value.is_empty() {
+        Err(Problem::Parameter(name, "the path of a file"))
+    } else {
+        Ok(PathBuf::from(value))
     }
 }
 

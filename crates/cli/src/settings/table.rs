@@ -556,9 +556,14 @@ pub(crate) const DESTINATION_FIELDS: &[Field] = &[
     field(
         "url",
         Kind::Text,
-        "The place: a path, `file:///path`, or `s3://bucket/prefix?endpoint=...&region=...`.",
+        "The place: a path, `file:///path`, `s3://bucket/prefix?endpoint=...&region=...`, `gs://bucket/prefix`, or \
+         `azblob://container/prefix?account=...`.",
     ),
-    field("access_key_file", Kind::Path, "The file that holds the id of an S3 access key."),
+    field(
+        "access_key_file",
+        Kind::Path,
+        "The file that holds the id of an S3 access key, or the name of an Azure storage account.",
+    ),
     field("secret_key_file", Kind::Path, "The file that holds its secret."),
     field("session_token_file", Kind::Path, "The file that holds the token of a temporary session."),
     field("access_key_variable", Kind::Text, "Instead of a file: the variable that holds the id."),

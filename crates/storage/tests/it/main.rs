@@ -3,11 +3,16 @@
 // The lint's own exception covers test functions and not the helpers beside them.
 #![allow(clippy::unwrap_used)]
 
+mod azure;
 mod faults;
 mod folder;
+mod gcs;
+mod identity;
 mod memory;
+mod peer;
 mod probe;
 mod proxy;
+mod resumable;
 mod s3;
 mod servers;
 mod tls;

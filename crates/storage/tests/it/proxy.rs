@@ -171,11 +171,7 @@ impl State {
         if harm == Some(Harm::Refuse) {
             return Ok(());
         }
-        let len: usize = head
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-            .map_or(0, |(_, value)| value.trim().parse().unwrap());
+        let len = length(&head);
         let mut head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
         if harm == Some(Harm::FlipBitUnseen) {
             assert!(head.contains("\r\ncontent-md5:"), "{head}");
@@ -268,6 +264,14 @@ impl State {
     }
 }
 
+/// The length of a request's body.
+pub(crate) fn length(head: &str) -> usize {
+    head.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .map_or(0, |(_, value)| value.trim().parse().unwrap())
+}
+
 /// Whether the policy of docs/storage.md forbids a request.
 fn forbidden(head: &str) -> bool {
     let line = head.lines().next().unwrap_or_default();
@@ -281,7 +285,7 @@ fn forbidden(head: &str) -> bool {
 }
 
 /// The head of a request, and what was read of its body; `None` where nothing came.
-async fn read_head(client: &mut TcpStream) -> io::Result<Option<(String, Vec<u8>)>> {
+pub(crate) async fn read_head(client: &mut TcpStream) -> io::Result<Option<(String, Vec<u8>)>> {
     let mut read = Vec::new();
     loop {
         if let Some(end) = read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {

@@ -16,6 +16,11 @@ pub(crate) struct Server {
     pub(crate) bucket: String,
 }
 
+/// A variable that `scripts/test` sets.
+pub(crate) fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test"))
+}
+
 /// Ceph's gateway. It refuses bodies whose MD5 is not what `Content-MD5` says, and knows no other checksum.
 pub(crate) fn rgw() -> Server {
     Server::from_environment("RGW")
