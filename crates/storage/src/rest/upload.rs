@@ -19,6 +19,9 @@ use crate::rest::{Api, RestStore};
 /// Chunks that may wait for the task.
 const WAITING: usize = 1;
 
+/// Up to this length a piece grows as it comes.
+const SMALL: usize = 256 << 10;
+
 /// How a service takes an object.
 #[async_trait]
 pub(crate) trait Pieces: Send {
@@ -194,6 +197,10 @@ impl<A: Api> Worker<A> {
                 continue;
             }
             let part = chunk.split_to(chunk.len().min(full - self.gathered.len()));
+            // At once what a full piece needs, as doubling would take up to twice that.
+            if self.gathered.len() + part.len() > SMALL && self.gathered.capacity() < full {
+                self.gathered.reserve(full - self.gathered.len());
+            }
             self.gathered.extend_from_slice(&part);
         }
         Ok(())

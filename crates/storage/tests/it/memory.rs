@@ -8,7 +8,7 @@ use backup_core::{ByteStream, Context, ObjectKey, Sink, pipeline};
 use bytes::Bytes;
 use storage::StorageConfig;
 
-use crate::servers::{rgw, s3s};
+use crate::servers::{rgw, s3s, variable};
 
 const CHUNK: usize = 1 << 20;
 
@@ -105,4 +105,51 @@ async fn incident_64_a_folder_keeps_a_handful_of_chunks() {
     let opened = storage::open(&StorageConfig::local(folder.path())).unwrap();
     let peak = peak(opened.sink.as_ref(), 200).await;
     assert!(peak <= 5 * CHUNK + SLACK, "{peak} bytes at once");
+}
+
+/// What glibc keeps of blocks that were freed, so that they come back sooner.
+const ALLOCATOR: usize = 32 << 20;
+const DESTINATION: &str = "STRONGROOM_TEST_DESTINATION";
+
+/// What this process has and had in memory, in bytes.
+fn resident(name: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
+}
+
+/// Run in a process of its own by the test below.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "incident_64_google_and_azure_stay_within_the_budget runs it in a process of its own"]
+async fn a_long_upload() {
+    let config = StorageConfig::from_url(&std::env::var(DESTINATION).unwrap()).unwrap();
+    storage::probe(&Context::new(), &config, true).await.unwrap();
+    let opened = storage::open(&config).unwrap();
+    let before = resident("VmRSS:");
+    peak(opened.sink.as_ref(), 300).await;
+    let grown = resident("VmHWM:").saturating_sub(before);
+    assert!(grown <= (64 << 20) + ALLOCATOR, "{} MiB more than before", grown >> 20);
+    opened.remover.remove(&"db/large".parse().unwrap()).await.unwrap();
+}
+
+#[test]
+fn incident_64_google_and_azure_stay_within_the_budget() {
+    let id = backup_core::BackupId::random();
+    let places = [
+        format!("gs://memory-{id}?project=test&endpoint={}", variable("STRONGROOM_TEST_GCS_ENDPOINT")),
+        format!(
+            "azblob://memory-{id}?account=devstoreaccount1&endpoint={}",
+            variable("STRONGROOM_TEST_AZURITE_ENDPOINT")
+        ),
+    ];
+    for place in places {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "memory::a_long_upload", "--ignored"])
+            .env(DESTINATION, &place)
+            .env("AZURE_STORAGE_KEY", variable("STRONGROOM_TEST_AZURITE_KEY"))
+            .output()
+            .unwrap();
+        let shown = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && shown.contains("1 passed"), "{place}: {shown}");
+    }
 }
