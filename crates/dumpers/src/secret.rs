@@ -55,6 +55,21 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// How a message names a program's argument: the option without its value, which may be a secret.
+#[must_use]
+pub(crate) fn without_value(argument: &str) -> String {
+    match argument.split_once('=') {
+        Some((option, _)) if option.starts_with("--") => format!("{option}=..."),
+        None if argument.starts_with("--") => argument.to_owned(),
+        // The value of a short option may follow it at once.
+        _ => argument
+            .chars()
+            .take(if argument.starts_with('-') { 2 } else { 0 })
+            .chain("...".chars())
+            .collect(),
+    }
+}
+
 /// Replaces every occurrence of every secret in `text` by `***`.
 #[must_use]
 pub(crate) fn masked(text: &str, secrets: &[Secret]) -> String {
@@ -70,6 +85,19 @@ pub(crate) fn masked(text: &str, secrets: &[Secret]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_argument_is_named_without_its_value() {
+        for (argument, named) in [
+            ("--dbname=postgres://u:hunter2@h/x", "--dbname=..."),
+            ("--password", "--password"),
+            ("-phunter2", "-p..."),
+            ("hunter2", "..."),
+            ("", "..."),
+        ] {
+            assert_eq!(without_value(argument), named);
+        }
+    }
 
     #[test]
     fn a_secret_is_not_printed() {

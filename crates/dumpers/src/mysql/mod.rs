@@ -25,6 +25,8 @@ mod watch;
 
 use backup_core::{Error, ErrorKind, Result};
 
+use crate::secret::without_value;
+
 pub use config::{Definers, MysqlConfig};
 pub use dump::MysqlDumper;
 pub use error::MysqlError;
@@ -100,7 +102,7 @@ pub(crate) fn check_extra_args(args: &[String]) -> Result<()> {
         // The programs take every unambiguous beginning for the whole option.
         let own = |name: &str| OWN.iter().any(|own| own.starts_with(name));
         if name.is_empty() || bare.is_empty() || own(&name) || own(bare) || arg.contains('\0') {
-            return Err(Error::new(ErrorKind::Config, "extra_args", format!("{arg:?} is not allowed")).with_hint(
+            return Err(Error::new(ErrorKind::Config, "extra_args", format!("{:?} is not allowed", without_value(arg))).with_hint(
                 "write long options as --option=value; output, databases, format and connection are set elsewhere",
             ));
         }

@@ -23,6 +23,8 @@ mod tools;
 
 use backup_core::{Error, ErrorKind, Result};
 
+use crate::secret::without_value;
+
 pub use archive::{ArchiveContents, ArchiveError, ArchiveParser};
 pub use cluster::{PG_BUNDLE, PostgresClusterDumper, PostgresClusterInspector};
 pub use config::{Owners, PostgresConfig};
@@ -65,7 +67,12 @@ pub(crate) fn check_extra_args(args: &[String]) -> Result<()> {
         let name = arg.strip_prefix("--").and_then(|long| long.split('=').next()).unwrap_or_default();
         // The programs take every unambiguous beginning for the whole option.
         if name.is_empty() || OWN.iter().any(|own| own.starts_with(name)) || arg.contains('\0') {
-            return Err(Error::new(ErrorKind::Config, "extra_args", format!("{arg:?} is not allowed")).with_hint(
+            return Err(Error::new(
+                ErrorKind::Config,
+                "extra_args",
+                format!("{:?} is not allowed", without_value(arg)),
+            )
+            .with_hint(
                 "write long options as --option=value; output, format, jobs and connection are set elsewhere",
             ));
         }

@@ -29,6 +29,7 @@ mod toc;
 use backup_core::{Error, ErrorKind, Result};
 
 use super::config::PostgresConfig;
+use crate::secret::without_value;
 
 pub use inspect::ParallelInspector;
 
@@ -110,7 +111,7 @@ fn check_arg(arg: &str) -> Result<()> {
     let name = arg.strip_prefix("--").and_then(|long| long.split('=').next()).unwrap_or_default();
     // The programs take every unambiguous beginning for the whole option; this one is whole.
     if name != "schema" && OTHERS.iter().any(|other| other.starts_with(name)) {
-        let what = format!("{arg:?} does not go together with jobs");
+        let what = format!("{:?} does not go together with jobs", without_value(arg));
         return Err(Error::new(ErrorKind::Config, "extra_args", what)
             .with_hint("leave it out, or leave jobs out for this source"));
     }
