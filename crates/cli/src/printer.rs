@@ -1,5 +1,6 @@
 //! Data to stdout, talk to stderr; one place decides who hears what.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -96,6 +97,7 @@ impl Printer {
     }
 
     fn stderr(&self, text: &str) {
+        let text = harmless(text);
         // Nothing can be done about a closed stderr.
         self.bars.suspend(|| {
             let _ = writeln!(io::stderr(), "{text}");
@@ -105,6 +107,7 @@ impl Printer {
 
 /// Writes a line or more to stdout.
 pub(crate) fn write_stdout(text: &str) -> Outcome {
+    let text = harmless(text);
     let mut out = io::stdout().lock();
     let written =
         if text.is_empty() { out.flush() } else { writeln!(out, "{text}").and_then(|()| out.flush()) };
@@ -113,6 +116,13 @@ pub(crate) fn write_stdout(text: &str) -> Outcome {
         Err(error) => Err(io_error("standard output".as_ref(), "write", error).into()),
         Ok(()) => Ok(()),
     }
+}
+
+/// Words of servers, programs and files among ours, with `?` for what could move the cursor, change
+/// colours or begin a terminal's commands.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let harm = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if text.contains(harm) { Cow::Owned(text.replace(harm, "?")) } else { Cow::Borrowed(text) }
 }
 
 /// A text that a server chose, such as a table's name, with `?` for what could move the cursor or
@@ -140,6 +150,12 @@ pub(crate) fn duration(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_that_is_said_commands_a_terminal() {
+        assert_eq!(harmless("a\x1b[2J\n\tb\x07\u{9b}"), "a?[2J\n\tb??");
+        assert!(matches!(harmless("ünïcödé\n"), Cow::Borrowed(_)));
+    }
 
     #[test]
     fn durations_read_well() {

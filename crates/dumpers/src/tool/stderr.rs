@@ -61,7 +61,7 @@ impl Drained {
     /// The masked end of what was said, short enough for a message.
     pub(super) fn text(&self) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = masked(&String::from_utf8_lossy(&tail), &self.secrets);
+        let text = shown(&masked(&String::from_utf8_lossy(&tail), &self.secrets));
         let text = text.trim();
         let mut from = text.len().saturating_sub(MESSAGE_MAX);
         while !text.is_char_boundary(from) {
@@ -69,6 +69,13 @@ impl Drained {
         }
         text[from..].to_owned()
     }
+}
+
+/// What a program said, with `?` for what could move a terminal's cursor, change its colours or its
+/// title: a server may have chosen the words.
+fn shown(text: &str) -> String {
+    let text = text.replace("\r\n", "\n");
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '?' } else { c }).collect()
 }
 
 async fn drain(
@@ -100,7 +107,7 @@ async fn drain(
             while let Some(end) = line.iter().position(|&byte| byte == b'\n') {
                 if lines < LINES_MAX {
                     let text = masked(&String::from_utf8_lossy(&line[..end]), &secrets);
-                    cx.report(Event::ToolLine(text.trim_end()));
+                    cx.report(Event::ToolLine(shown(text.trim_end()).trim_end()));
                 }
                 lines += 1;
                 line.drain(..=end);
@@ -115,5 +122,15 @@ async fn drain(
     if tail.len() > keep {
         let from = tail.len() - keep;
         tail.drain(..from);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_program_said_moves_no_cursor() {
+        assert_eq!(shown("a\x1b[31mb\x1b]0;t\x07\u{9b}c\r\nd\te\r"), "a?[31mb?]0;t??c\nd\te?");
     }
 }
