@@ -197,6 +197,14 @@ fn check_folder(dir: &Path, paths: &Paths) -> Outcome {
         )
         .with_hint("choose an empty or new folder with --dir")
         .into()),
+        // What is restored into is replaced: it must be our own.
+        None if paths.restored.exists() && !paths.key.exists() => Err(Error::new(
+            ErrorKind::Conflict,
+            paths.restored.display().to_string(),
+            "is there without the keys of a quickstart, so it may be somebody's own",
+        )
+        .with_hint("choose an empty or new folder with --dir")
+        .into()),
         None if half => Err(Error::new(
             ErrorKind::Conflict,
             dir.join("keys").display().to_string(),
