@@ -5,8 +5,10 @@ use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use backup_core::{ByteStream, Context, Error, ErrorKind, Result};
+use bytes::Bytes;
 
 use crate::failure::{Failure, Outcome, io_error};
 use crate::state::durable::sync_folder;
@@ -19,8 +21,8 @@ pub(crate) struct Output {
 
 #[derive(Debug)]
 enum Inner {
-    File { file: File, temporary: PathBuf, path: PathBuf, force: bool },
-    Stdout { file: File, terminal: bool },
+    File { file: Arc<File>, temporary: PathBuf, path: PathBuf, force: bool },
+    Stdout { file: Arc<File>, terminal: bool },
 }
 
 /// What a person at a terminal would be shown.
@@ -46,7 +48,7 @@ impl Output {
             // The descriptor itself: the standard library's stdout looks for line ends in every chunk.
             let stdout = io::stdout().as_fd().try_clone_to_owned();
             let stdout = stdout.map_err(|e| io_error("standard output".as_ref(), "open", e))?;
-            return Ok(Self { inner: Inner::Stdout { file: File::from(stdout), terminal } });
+            return Ok(Self { inner: Inner::Stdout { file: Arc::new(File::from(stdout)), terminal } });
         };
         match path.symlink_metadata() {
             Ok(_) if !force => return Err(exists(path)),
@@ -76,6 +78,7 @@ impl Output {
             .map_err(|e| io_error(path, "create", e))?;
         // Held while this process writes; without locks on this file system nothing is ever removed.
         let _ = file.try_lock();
+        let file = Arc::new(file);
         Ok(Self { inner: Inner::File { file, temporary, path: path.to_owned(), force } })
     }
 
@@ -85,36 +88,38 @@ impl Output {
     }
 
     /// Writes every chunk to the clean end and publishes; answers the number of bytes. On any error
-    /// no file appears, and what went to stdout is not whole.
+    /// no file appears, and what went to stdout is not whole. Ends when the run is cancelled, also
+    /// where nothing comes or nobody reads.
     pub(crate) async fn take<Kind>(mut self, cx: &Context, mut bytes: ByteStream<Kind>) -> Outcome<u64> {
         let mut total = 0;
-        while let Some(chunk) = bytes.next().await {
+        while let Some(chunk) = unless_cancelled(cx, bytes.next()).await? {
             let chunk = chunk?;
-            self.write(&chunk)?;
             total += chunk.len() as u64;
-            cx.check("writing the output")?;
+            self.write(cx, chunk).await?;
         }
         self.finish()?;
         Ok(total)
     }
 
-    fn write(&mut self, chunk: &[u8]) -> Outcome {
-        // Blocking: the pipe or disk is the only thing this process waits for, and the sealing or
-        // opening workers have threads of their own.
-        let (written, path) = match &mut self.inner {
-            Inner::File { file, path, .. } => (file.write_all(chunk), path.as_path()),
+    async fn write(&mut self, cx: &Context, chunk: Bytes) -> Outcome {
+        let (file, path) = match &mut self.inner {
+            Inner::File { file, path, .. } => (Arc::clone(file), path.as_path()),
             Inner::Stdout { file, terminal } => {
                 // The beginning decides: a later chunk may begin within a character.
-                if std::mem::take(terminal) && !is_text(chunk) {
+                if std::mem::take(terminal) && !is_text(&chunk) {
                     return Err(binary().into());
                 }
-                (file.write_all(chunk), Path::new("standard output"))
+                (Arc::clone(file), Path::new("standard output"))
             }
         };
-        match written {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ClosedPipe),
-            Err(error) => Err(io_error(path, "write", error).into()),
-            Ok(()) => Ok(()),
+        // A thread that waits for somebody to read cannot be stopped; it is left to the end of the
+        // process.
+        let writing = tokio::task::spawn_blocking(move || (&*file).write_all(&chunk));
+        match unless_cancelled(cx, writing).await? {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ClosedPipe),
+            Ok(Err(error)) => Err(io_error(path, "write", error).into()),
+            Ok(Ok(())) => Ok(()),
+            Err(_) => Err(Error::bug("the writing thread died").into()),
         }
     }
 
@@ -145,6 +150,18 @@ impl Drop for Output {
             // Gone already after a rename.
             let _ = std::fs::remove_file(temporary);
         }
+    }
+}
+
+/// The answer of `work`, unless the run is cancelled first.
+///
+/// # Errors
+/// `Cancelled`.
+pub(crate) async fn unless_cancelled<T>(cx: &Context, work: impl Future<Output = T>) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = cx.cancel().cancelled() => Err(Error::cancelled("writing the output")),
+        done = work => Ok(done),
     }
 }
 
@@ -196,7 +213,6 @@ fn exists(path: &Path) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
 
     #[test]
     fn text_may_be_shown_and_nothing_else() {

@@ -9,7 +9,7 @@ use super::Surroundings;
 use crate::args::{IdentityArgs, SecretArgs};
 use crate::failure::Outcome;
 use crate::input::Input;
-use crate::output::{Content, Output};
+use crate::output::{Content, Output, unless_cancelled};
 use crate::settings::Needs;
 use crate::{keys, notice, printer, wiring};
 
@@ -41,7 +41,7 @@ impl Open {
         let decryptor = wiring::envelope_decryptor(&settings, keys::identities(&settings, &around.printer)?);
         let (cx, bar) = around.watched_beside(&output);
         let opening = Opening { sealed: input.sealed(), expected: Expected::default() };
-        let envelope = decryptor.open_envelope(opening).await?;
+        let envelope = unless_cancelled(&cx, decryptor.open_envelope(opening)).await??;
         if !envelope.head.header().is_encrypted() {
             let file = self.file.as_ref().filter(|path| path.as_os_str() != "-");
             let name = file.map_or_else(|| "the input".to_owned(), |path| path.display().to_string());
