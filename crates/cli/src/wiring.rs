@@ -1,5 +1,6 @@
 //! The one place that chooses implementations.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use backup_core::wrap::Throttled;
@@ -181,6 +182,6 @@ pub(crate) fn restorer(target: &TargetConfig) -> Outcome<Arc<dyn Restorer>> {
 }
 
 /// Parsers of every format that has one.
-pub(crate) fn inspectors() -> Vec<Arc<dyn Inspector>> {
-    dumpers::inspectors()
+pub(crate) fn inspectors(scratch: Option<&Path>) -> Vec<Arc<dyn Inspector>> {
+    dumpers::inspectors(scratch)
 }

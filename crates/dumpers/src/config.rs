@@ -1,6 +1,6 @@
 //! Settings of sources and targets, from URLs and from configuration files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backup_core::{Dumper, Error, ErrorKind, Inspector, Restorer, Result};
@@ -225,16 +225,17 @@ pub fn open_target(config: &TargetConfig) -> Result<Arc<dyn Restorer>> {
     })
 }
 
-/// The readers of every format that is understood here.
+/// The readers of every format that is understood here. What can be checked only as a whole and is too
+/// large for memory is written to `scratch`, if there is one, as [`sqlite::SqliteInspector`] says.
 #[must_use]
-pub fn inspectors() -> Vec<Arc<dyn Inspector>> {
+pub fn inspectors(scratch: Option<&Path>) -> Vec<Arc<dyn Inspector>> {
     vec![
         Arc::new(PostgresInspector),
         Arc::new(PostgresClusterInspector),
         Arc::new(MysqlInspector),
         Arc::new(ParallelInspector),
-        Arc::new(SqliteInspector),
-        Arc::new(SqliteBundleInspector),
+        Arc::new(SqliteInspector::with_scratch(scratch)),
+        Arc::new(SqliteBundleInspector::with_scratch(scratch)),
         Arc::new(RdbInspector),
         Arc::new(FirestoreInspector),
         Arc::new(TarInspector),

@@ -113,7 +113,7 @@ impl Quickstart {
         let reader = Reader::open(&around, &settings, &OriginArgs::default()).await?;
         let place = reader.place.ports.source.as_ref();
         let decryptor = reading::decryptor(&around, &settings)?;
-        let inspectors = wiring::inspectors();
+        let inspectors = wiring::inspectors(Some(&dir));
         let verified =
             pipeline::deep(cx, place, reader.trust.as_ref(), decryptor.as_ref(), &inspectors, &at).await?;
 

@@ -1,6 +1,7 @@
 //! `verify`: quick or a sample without a key, deep with one.
 
 use std::error::Error as _;
+use std::path::PathBuf;
 
 use backup_core::pipeline::{self, SampleSize};
 use backup_core::{BackupRef, Claim, Depth, Error, ErrorKind, VouchedManifest};
@@ -25,6 +26,10 @@ pub(crate) struct Verify {
     /// Decrypt, decompress and parse everything; needs a key
     #[arg(long)]
     deep: bool,
+    /// Where to check a SQLite database of more than 24 MiB: its pages are written there, as plaintext, and
+    /// gone afterwards
+    #[arg(long, value_name = "FOLDER", requires = "deep")]
+    scratch: Option<PathBuf>,
     /// Read only random parts, such as 1% of them or 500 of them, and say how much that proves; needs no key
     #[arg(long, value_name = "PERCENT|N", conflicts_with = "deep")]
     sample: Option<String>,
@@ -233,7 +238,7 @@ impl Verify {
             return around.printer.result(&document, &text);
         }
         let decryptor = reading::decryptor(&around, &settings)?;
-        let inspectors = wiring::inspectors();
+        let inspectors = wiring::inspectors(self.scratch.as_deref());
         let trust = reader.trust.as_ref();
         let done = pipeline::deep(&cx, source.as_ref(), trust, decryptor.as_ref(), &inspectors, &at).await;
         bar.done();
@@ -242,14 +247,26 @@ impl Verify {
         }
         let done = done?;
         notice::warn_unless_encrypted(&around.printer, done.manifest.manifest());
-        if signer.is_some() && !done.inspection.parsed {
+        let format = &done.manifest.manifest().format;
+        let looked_into = done.inspection.parsed || !inspectors.iter().any(|one| one.accepts(format));
+        if !looked_into {
             around.printer.warn(&format!(
-                "recorded as deep, although nobody here can parse {}: it was decrypted to its verified end, not looked into",
-                done.manifest.manifest().format
+                "this {format} is too large to be looked into in memory, so only its bytes are known to be whole; \
+                 name a folder with --scratch to have its content checked"
             ));
         }
-        record(&around, &reader, signer.as_ref(), &done.manifest, verified(&done.manifest, Depth::Deep))
-            .await?;
+        if signer.is_some() && !done.inspection.parsed {
+            around.printer.warn(&match looked_into {
+                true => format!(
+                    "recorded as deep, although nobody here can parse {format}: it was decrypted to its verified \
+                     end, not looked into"
+                ),
+                false => "recorded as quick".to_owned(),
+            });
+        }
+        // Whoever prunes relies on what a deep verification looked into.
+        let depth = if looked_into { Depth::Deep } else { Depth::Quick };
+        record(&around, &reader, signer.as_ref(), &done.manifest, verified(&done.manifest, depth)).await?;
         let found = match done.inspection.parsed {
             true => format!("opens, and parses as {}", done.manifest.manifest().format),
             false => format!("opens; the structure of {} was not looked at", done.manifest.manifest().format),

@@ -321,8 +321,18 @@ fn to_wal(file: &Path) -> Result<(), SqliteError> {
 }
 
 /// Reads `sqlite-bundle` dumps to their end, each image as such.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SqliteBundleInspector;
+#[derive(Debug, Clone, Default)]
+pub struct SqliteBundleInspector {
+    scratch: Option<PathBuf>,
+}
+
+impl SqliteBundleInspector {
+    /// As [`SqliteInspector::with_scratch`].
+    #[must_use]
+    pub fn with_scratch(folder: Option<&Path>) -> Self {
+        Self { scratch: folder.map(Path::to_owned) }
+    }
+}
 
 #[async_trait]
 impl Inspector for SqliteBundleInspector {
@@ -336,7 +346,8 @@ impl Inspector for SqliteBundleInspector {
         _format: &DumpFormat,
         bytes: ByteStream<Plain>,
     ) -> Result<Inspection> {
-        inspected(cx, SQLITE_BUNDLE, bytes, &[Arc::new(SqliteInspector)]).await
+        let images = SqliteInspector::with_scratch(self.scratch.as_deref());
+        inspected(cx, SQLITE_BUNDLE, bytes, &[Arc::new(images)]).await
     }
 }
 

@@ -33,6 +33,9 @@ pub enum SqliteError {
     /// The system refused the file.
     #[error("the file cannot be opened: {0}")]
     Refused(String),
+    /// The folder for checks took no more.
+    #[error("the image cannot be checked in the scratch folder: {0}")]
+    Scratch(String),
     /// Pages are not what their database says.
     #[error("the database is damaged: {0}")]
     Damaged(String),
@@ -71,6 +74,9 @@ impl SqliteError {
                 "restore to a new name, or set PRAGMA journal_mode=DELETE on the existing database first",
             ),
             Self::Refused(_) => (ErrorKind::Denied, "check owner and mode of the file and its folder"),
+            Self::Scratch(_) => {
+                (ErrorKind::Unavailable, "name another folder with --scratch, or make room there")
+            }
             Self::Damaged(_) => (ErrorKind::Integrity, "run PRAGMA integrity_check on it"),
             Self::Image(_) => (ErrorKind::Integrity, "use another backup"),
             Self::NoPageTable => {

@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 use backup_core::{ByteStream, Context, DumpFormat, Inspection, Inspector, Plain, Result, Stage};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::SQLITE_IMAGE;
+use super::content::Content;
 use super::error::SqliteError;
 use crate::inspection::read_to_end;
 
@@ -68,9 +69,24 @@ fn u32_at(bytes: &[u8; HEADER_LEN], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// Checks that a `sqlite-image` dump begins with a header and is exactly as long as that says.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SqliteInspector;
+/// Checks that a `sqlite-image` dump is exactly as long as its header says, and that SQLite finds its
+/// pages sound (`PRAGMA quick_check`).
+///
+/// For the second, SQLite needs all pages at once: an image up to 24 MiB is looked at in memory, a
+/// larger one in a file without a name in the scratch folder. Where there is none, its pages are only
+/// counted, and [`Inspection::parsed`] is false.
+#[derive(Debug, Clone, Default)]
+pub struct SqliteInspector {
+    scratch: Option<PathBuf>,
+}
+
+impl SqliteInspector {
+    /// Large images are written to this folder, as plaintext, and are gone afterwards.
+    #[must_use]
+    pub fn with_scratch(folder: Option<&Path>) -> Self {
+        Self { scratch: folder.map(Path::to_owned) }
+    }
+}
 
 #[async_trait]
 impl Inspector for SqliteInspector {
@@ -84,30 +100,40 @@ impl Inspector for SqliteInspector {
         _format: &DumpFormat,
         mut bytes: ByteStream<Plain>,
     ) -> Result<Inspection> {
-        let refuse = |what| SqliteError::Image(what).at(Path::new(SQLITE_IMAGE)).at(Stage::Verify);
-        let mut head = [0; HEADER_LEN];
-        let mut filled = 0;
-        let mut header = None;
+        let at = |error: SqliteError| error.at(Path::new(SQLITE_IMAGE)).at(Stage::Verify);
+        let refuse = |what| at(SqliteError::Image(what));
+        let mut head = Vec::with_capacity(HEADER_LEN);
+        let mut begun: Option<(ImageHeader, Content)> = None;
         let mut total = 0_u64;
-        read_to_end(cx, SQLITE_IMAGE, &mut bytes, |chunk| {
-            let take = chunk.len().min(HEADER_LEN - filled);
-            head[filled..filled + take].copy_from_slice(&chunk[..take]);
-            filled += take;
-            if filled == HEADER_LEN && header.is_none() {
-                let read = ImageHeader::read(&head);
-                header = Some(read.map_err(|error| error.at(Path::new(SQLITE_IMAGE)).at(Stage::Verify))?);
-            }
+        read_to_end(cx, SQLITE_IMAGE, &mut bytes, |mut chunk| {
             total += chunk.len() as u64;
-            if header.is_some_and(|header: ImageHeader| total > header.image_len()) {
-                return Err(refuse("it is longer than its header says"));
+            if begun.is_none() {
+                let missing = chunk.len().min(HEADER_LEN - head.len());
+                head.extend_from_slice(&chunk.split_to(missing));
+                let Ok(read) = head.as_slice().try_into() else { return Ok(()) };
+                let header = ImageHeader::read(read).map_err(at)?;
+                let mut content = Content::new(&header, self.scratch.as_deref()).map_err(at)?;
+                content.push(&head).map_err(at)?;
+                begun = Some((header, content));
             }
-            Ok(())
+            match &mut begun {
+                Some((header, _)) if total > header.image_len() => {
+                    Err(refuse("it is longer than its header says"))
+                }
+                Some((_, content)) => content.push(&chunk).map_err(at),
+                None => Ok(()),
+            }
         })
         .await?;
-        match header {
+        match begun {
             None => Err(refuse("it ends within its header")),
-            Some(header) if total != header.image_len() => Err(refuse("it is shorter than its header says")),
-            Some(_) => Ok(Inspection { bytes: total, parsed: true, tables: Vec::new() }),
+            Some((header, _)) if total != header.image_len() => {
+                Err(refuse("it is shorter than its header says"))
+            }
+            Some((_, content)) => {
+                let parsed = crate::publish::blocking(move || content.check().map_err(at)).await?;
+                Ok(Inspection { bytes: total, parsed, tables: Vec::new() })
+            }
         }
     }
 }
@@ -131,7 +157,7 @@ mod tests {
     async fn inspect(image: Vec<u8>, chunk: usize) -> Result<Inspection> {
         let chunks: Vec<_> = image.chunks(chunk).map(|part| Ok(Bytes::copy_from_slice(part))).collect();
         let bytes = ByteStream::new(futures::stream::iter(chunks));
-        SqliteInspector.inspect(&Context::new(), &DumpFormat::new(SQLITE_IMAGE), bytes).await
+        SqliteInspector::default().inspect(&Context::new(), &DumpFormat::new(SQLITE_IMAGE), bytes).await
     }
 
     #[tokio::test]
@@ -159,5 +185,54 @@ mod tests {
             broken[at] = value;
             assert_eq!(inspect(broken, 512).await.unwrap_err().kind(), ErrorKind::Integrity, "byte {at}");
         }
+    }
+
+    /// A database whose pages but the first are overwritten, of at least so many bytes.
+    fn ruin(bytes: u32) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let db = rusqlite::Connection::open(&path).unwrap();
+        db.execute_batch("CREATE TABLE t (a)").unwrap();
+        db.execute("INSERT INTO t VALUES (zeroblob(?1))", [bytes]).unwrap();
+        drop(db);
+        let mut image = std::fs::read(path).unwrap();
+        image[4096..].fill(0xff);
+        image
+    }
+
+    #[tokio::test]
+    async fn pages_that_are_no_database_are_refused_however_many() {
+        let folder = tempfile::tempdir().unwrap();
+        let format = DumpFormat::new(SQLITE_IMAGE);
+        for (scratch, bytes) in [(None, 100_000), (Some(folder.path()), 30_000_000)] {
+            let inspector = SqliteInspector::with_scratch(scratch);
+            let dump = ByteStream::once(ruin(bytes));
+            let error = inspector.inspect(&Context::new(), &format, dump).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
+            assert!(error.what().contains("damaged"), "{error}");
+        }
+        let without = inspect(ruin(30_000_000), 1 << 20).await.unwrap();
+        assert!(!without.parsed, "nobody looked at it");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the file has no name any more");
+    }
+
+    #[tokio::test]
+    async fn a_large_sound_image_is_looked_into_in_the_scratch_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        // Letters that mean something in a URI.
+        let folder = folder.path().join("a ?b#c%20");
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("a.db");
+        let db = rusqlite::Connection::open(&path).unwrap();
+        db.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (zeroblob(30000000))").unwrap();
+        drop(db);
+        let dump = ByteStream::once(std::fs::read(&path).unwrap());
+        let inspector = SqliteInspector::with_scratch(Some(&folder));
+        let seen = inspector.inspect(&Context::new(), &DumpFormat::new(SQLITE_IMAGE), dump).await.unwrap();
+        assert!(seen.parsed);
+        let missing = SqliteInspector::with_scratch(Some(&folder.join("none")));
+        let dump = ByteStream::once(std::fs::read(&path).unwrap());
+        let error = missing.inspect(&Context::new(), &DumpFormat::new(SQLITE_IMAGE), dump).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     }
 }

@@ -14,6 +14,7 @@
 //!   the backup API. A probe says so; WAL mode is the remedy.
 
 mod bundle;
+mod content;
 mod dump;
 mod error;
 mod image;

@@ -178,7 +178,7 @@ fn check(image: &Path, wal: bool) -> Result<Vec<String>, SqliteError> {
 const FINDINGS_MAX: u32 = 20;
 
 /// Damage is an error; what only concerns the content is told.
-fn quick_check(connection: &Connection) -> Result<Vec<String>, SqliteError> {
+pub(super) fn quick_check(connection: &Connection) -> Result<Vec<String>, SqliteError> {
     // The schema comes from the image: it gets to run nothing that reaches outside of it.
     connection.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA ignore_check_constraints=ON")?;
     let read = || -> rusqlite::Result<Vec<String>> {

@@ -31,5 +31,5 @@ async fn the_image_inspector_obeys_the_suite() {
     let database = rusqlite::Connection::open(&path).unwrap();
     database.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (randomblob(9000))").unwrap();
     drop(database);
-    check(&SqliteInspector, &SqliteDumper::new(&SqliteConfig::new(path))).await;
+    check(&SqliteInspector::default(), &SqliteDumper::new(&SqliteConfig::new(path))).await;
 }

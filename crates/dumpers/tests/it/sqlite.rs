@@ -167,7 +167,10 @@ async fn dump_while_written(
 
 async fn inspected(whole: &Bytes) {
     let bytes = ByteStream::once(whole.clone());
-    let seen = SqliteInspector.inspect(&Context::new(), &DumpFormat::new(SQLITE_IMAGE), bytes).await.unwrap();
+    let seen = SqliteInspector::default()
+        .inspect(&Context::new(), &DumpFormat::new(SQLITE_IMAGE), bytes)
+        .await
+        .unwrap();
     assert!(seen.parsed && seen.bytes == whole.len() as u64);
 }
 

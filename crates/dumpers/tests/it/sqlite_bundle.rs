@@ -100,7 +100,7 @@ async fn bundles_obey_the_suites() {
     let dump = dumper.dump(&Context::new(), &Selection::default()).await.unwrap();
     let whole = collect(dump.bytes).await.unwrap();
     let format = DumpFormat::new(SQLITE_BUNDLE);
-    inspector_suite(&SqliteBundleInspector, &format, &whole).await;
+    inspector_suite(&SqliteBundleInspector::default(), &format, &whole).await;
     let restorer = SqliteRestorer::new(&SqliteConfig::new(&target));
     restorer_suite(&restorer, &format, &whole, async || target.exists()).await;
 }
