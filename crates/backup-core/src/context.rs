@@ -63,6 +63,11 @@ impl Context {
         self
     }
 
+    /// Who watches.
+    pub(crate) fn progress(&self) -> Arc<dyn Progress> {
+        Arc::clone(&self.progress)
+    }
+
     /// The token that stops this run.
     #[must_use]
     pub fn cancel(&self) -> &CancelToken {

@@ -90,6 +90,10 @@ pub struct DumpReport {
     /// The tables or collections in the dump, where known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<String>,
+    /// What a person should know of this dump, in sentences. The pipeline adds what was told as
+    /// warnings while it was made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What a look at the database found.

@@ -1,9 +1,10 @@
 //! Data to stdout, talk to stderr; one place decides who hears what.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::MultiProgress;
 use serde_json::Value;
@@ -14,6 +15,7 @@ use crate::failure::{Failure, Outcome, io_error};
 #[derive(Debug, Clone)]
 pub(crate) struct Printer {
     wishes: Arc<Wishes>,
+    warned: Arc<Mutex<BTreeSet<String>>>,
     bars: MultiProgress,
 }
 
@@ -32,7 +34,7 @@ impl Printer {
             quiet: AtomicBool::new(quiet),
             verbose: AtomicBool::new(verbose),
         };
-        Self { wishes: Arc::new(wishes), bars: MultiProgress::new() }
+        Self { wishes: Arc::new(wishes), warned: Arc::default(), bars: MultiProgress::new() }
     }
 
     /// Takes on the wishes of the settings, once these are understood.
@@ -72,7 +74,19 @@ impl Printer {
 
     /// Warns on stderr, always.
     pub(crate) fn warn(&self, text: &str) {
+        self.is_new(text);
         self.stderr(&format!("warning: {text}"));
+    }
+
+    /// Warns of what was not warned of before: a look at a database and its dump may find the same.
+    pub(crate) fn warn_once(&self, text: &str) {
+        if self.is_new(text) {
+            self.stderr(&format!("warning: {text}"));
+        }
+    }
+
+    fn is_new(&self, text: &str) -> bool {
+        self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned())
     }
 
     /// Tells how the command failed, on stderr.

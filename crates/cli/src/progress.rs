@@ -79,7 +79,7 @@ impl Progress for Bar {
     fn on(&self, event: Event<'_>) {
         match event {
             Event::Status(status) => self.status(status),
-            Event::Warning(text) => self.printer.warn(text),
+            Event::Warning(text) => self.printer.warn_once(text),
             Event::ToolLine(text) => self.printer.detail(&format!("  {text}")),
             Event::Plain { bytes } => {
                 self.plain.fetch_add(bytes, Ordering::Relaxed);

@@ -17,6 +17,7 @@ use crate::statement::{SignedStatement, Signer, StatementKind};
 use crate::store::{Receipt, Sink, Source};
 use crate::stream::ByteStream;
 
+use super::told::Told;
 use super::{meter, read, store, verify};
 
 /// The ports that a backup runs on.
@@ -164,8 +165,9 @@ async fn run_backup(
     if let Some(bytes) = request.estimate {
         cx.report(Event::Estimate { bytes });
     }
-    let dump = parts.dumper.dump(cx, &request.selection).await.map_err(|e| e.at(Stage::Dump))?;
-    let Dump { format, bytes, report } = dump;
+    let (told, listening) = Told::listening(cx);
+    let dump = parts.dumper.dump(&listening, &request.selection).await.map_err(|e| e.at(Stage::Dump))?;
+    let Dump { format, bytes, report } = told.kept_with(dump);
     let Sealing { bytes: sealed, summary } = parts
         .encryptor
         .seal(&request.id, meter::plain(cx, bytes), report.clone())

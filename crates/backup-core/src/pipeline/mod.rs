@@ -12,6 +12,7 @@ mod restore;
 mod sample;
 mod shred;
 mod store;
+mod told;
 mod verify;
 
 pub use attest::{Attested, attest, attestations, attestations_among};

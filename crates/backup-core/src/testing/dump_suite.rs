@@ -106,6 +106,7 @@ impl ScriptedDumper {
             versions: BTreeMap::from([("server".to_owned(), "1".to_owned())]),
             options: Vec::new(),
             tables: self.tables.clone(),
+            warnings: Vec::new(),
         }
     }
 }

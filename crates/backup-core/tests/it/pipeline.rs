@@ -221,3 +221,59 @@ async fn a_restore_that_never_saw_the_end_is_no_success() {
     let error = pipeline::restore(&cx, &world.store, &Stamp, &Stamp, &Hasty, &at, options).await.unwrap_err();
     assert_eq!((error.kind(), error.stage()), (ErrorKind::Bug, Some(Stage::Restore)));
 }
+
+/// Warns before the first byte and at the last one.
+#[derive(Debug)]
+struct Warning(ScriptedDumper);
+
+#[async_trait]
+impl Dumper for Warning {
+    async fn probe(&self, cx: &Context) -> Result<Probe> {
+        self.0.probe(cx).await
+    }
+
+    async fn dump(&self, cx: &Context, what: &Selection) -> Result<Dump> {
+        cx.report(Event::Warning("before"));
+        cx.report(Event::ToolLine("no warning"));
+        let Dump { format, bytes, report } = self.0.dump(cx, what).await?;
+        let cx = cx.clone();
+        let bytes = bytes.inspect(move |chunk| {
+            if chunk == "cd" {
+                cx.report(Event::Warning("late"));
+                cx.report(Event::Warning("before"));
+            }
+        });
+        Ok(Dump { format, bytes, report })
+    }
+}
+
+/// Whoever restores a dump should know what was told when it was made.
+#[tokio::test]
+async fn what_is_told_during_a_dump_is_kept_with_its_report() {
+    let world = World::new();
+    let parts = BackupParts {
+        dumper: Arc::new(Warning(ScriptedDumper::new(["ab", "cd"]))),
+        encryptor: Arc::new(Stamp),
+        sink: Arc::new(world.store.clone()),
+        reader: Arc::new(world.store.clone()),
+        signer: Arc::new(Stamp),
+        ledger: Arc::new(world.ledger.clone()),
+        catalog: None,
+    };
+    let told = Arc::new(Mutex::new(Vec::new()));
+    #[derive(Debug)]
+    struct Listener(Arc<Mutex<Vec<String>>>);
+    impl Progress for Listener {
+        fn on(&self, event: Event<'_>) {
+            if let Event::Warning(text) = event {
+                self.0.lock().expect("a test").push(text.to_owned());
+            }
+        }
+    }
+    let cx = Context::new().with_progress(Arc::new(Listener(Arc::clone(&told))));
+    let done = pipeline::backup(&cx, &parts, BackupRequest::new(world.repository(), source())).await;
+    let report = done.expect("a backup").report;
+    assert_eq!(report.warnings, ["before", "late"]);
+    assert_eq!(report.engine, "scripted", "what the dump said itself stays");
+    assert_eq!(*told.lock().expect("a test"), ["before", "late", "before"], "and is told at once");
+}

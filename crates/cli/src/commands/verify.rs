@@ -271,11 +271,14 @@ impl Verify {
             true => format!("opens, and parses as {}", done.manifest.manifest().format),
             false => format!("opens; the structure of {} was not looked at", done.manifest.manifest().format),
         };
-        let text = format!(
+        let mut text = format!(
             "{at}: {found}, {}, as signed by {}",
             printer::bytes(done.inspection.bytes),
             reading::origin(&done.manifest),
         );
+        for warning in &done.report.warnings {
+            text.push_str(&format!("\ntold at the dump: {}", printer::on_one_line(warning)));
+        }
         let document = json!({
             "verified": "deep", "backup": super::show::document(&done.manifest), "report": done.report,
             "bytes": done.inspection.bytes, "parsed": done.inspection.parsed, "tables": done.inspection.tables,

@@ -324,7 +324,7 @@ impl Work {
             options.push(format!("users={}", counts.users));
         }
         let tables = counts.collections.into_keys().collect();
-        Ok(DumpReport { engine: "firestore".to_owned(), versions, options, tables })
+        Ok(DumpReport { engine: "firestore".to_owned(), versions, options, tables, ..DumpReport::default() })
     }
 }
 

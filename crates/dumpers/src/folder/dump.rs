@@ -75,7 +75,7 @@ impl FolderDumper {
         }
         options.extend(what.include.iter().map(|pattern| format!("include {pattern}")));
         options.extend(what.exclude.iter().map(|pattern| format!("exclude {pattern}")));
-        Ok(DumpReport { engine: "files".to_owned(), versions: BTreeMap::new(), options, tables: Vec::new() })
+        Ok(DumpReport { engine: "files".to_owned(), options, ..DumpReport::default() })
     }
 }
 

@@ -148,6 +148,7 @@ impl MongoDumper {
             versions: BTreeMap::from([("server".to_owned(), looked.server.version.clone())]),
             options,
             tables: looked.collections.iter().map(|collection| collection.namespace.to_string()).collect(),
+            ..DumpReport::default()
         }
     }
 

@@ -287,7 +287,7 @@ impl Dumper for PostgresDumper {
             engine: "postgresql".to_owned(),
             versions: looked.versions(&client),
             options: options.clone(),
-            tables: Vec::new(),
+            ..DumpReport::default()
         };
         let first = self.attempt(cx, &client, &psql, &options).await?;
         let pause = self.patience().map_or(CHANGED_PAUSE, |patience| patience.limit);

@@ -203,6 +203,7 @@ impl Snapshot {
             versions: versions(),
             options: vec![format!("page_size={}", self.page_size), format!("journal={journal}")],
             tables: self.tables()?,
+            ..DumpReport::default()
         })
     }
 

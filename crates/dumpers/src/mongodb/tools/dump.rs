@@ -161,6 +161,7 @@ impl MongodumpDumper {
             ]),
             options,
             tables: looked.kept.iter().map(ToString::to_string).collect(),
+            ..DumpReport::default()
         }
     }
 }

@@ -221,7 +221,7 @@ impl PostgresClusterDumper {
             engine: "postgresql".to_owned(),
             versions: [("pg_dumpall".to_owned(), client.version.to_string())].into(),
             options,
-            tables: Vec::new(),
+            ..DumpReport::default()
         };
         Ok(Gathered {
             head: MemberHead::new(GLOBALS, GLOBALS_FORMAT),

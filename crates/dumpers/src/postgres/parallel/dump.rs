@@ -53,6 +53,7 @@ impl PostgresDumper {
             versions,
             options,
             tables: start.section.tables.iter().map(|table| table.shown()).collect(),
+            ..DumpReport::default()
         };
         let objects = match start.section.objects {
             true => Some(
