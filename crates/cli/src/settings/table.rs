@@ -538,7 +538,8 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
     field(
         "memory_limit",
         Kind::Number,
-        "SQLite: databases with a rollback journal up to this many bytes are copied into memory first. Default 16 MiB.",
+        "SQLite: databases with a rollback journal up to this many bytes are copied into memory first. Default 16 MiB. \
+         Redis, restore: the most bytes of a value that cannot be divided (a stream, a module's). Default 64 MiB.",
     ),
     field("lock_seconds", Kind::Number, "SQLite: seconds to wait for a writer's lock. Default 30."),
     field(

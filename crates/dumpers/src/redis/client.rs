@@ -17,6 +17,9 @@ use super::tls::connector;
 
 /// How long a connection and an answer to a small command may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a server may take to say the first of TLS. One without TLS waits for the end of a line
+/// that never comes.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// The most bytes of a line.
 const LINE_MAX: usize = 64 * 1024;
 /// The most bytes of a reply; the largest asked for is that of `INFO`.
@@ -90,8 +93,15 @@ impl Client {
                         let name = ServerName::try_from(host.clone()).map_err(|_| {
                             RedisError::Tls("the host is no name a certificate can have".to_owned())
                         })?;
-                        let tls = connector(files)?.connect(name, plain).await;
-                        Box::new(tls.map_err(|error| RedisError::Tls(error.to_string()))?)
+                        let connecting = connector(files)?.connect(name, plain);
+                        match tokio::time::timeout(HANDSHAKE, connecting).await {
+                            Ok(Ok(tls)) => Box::new(tls),
+                            Ok(Err(error)) => return Err(handshake(&error)),
+                            Err(_) => {
+                                let what = format!("no answer to it in {} seconds", HANDSHAKE.as_secs());
+                                return Err(RedisError::NoTls(what));
+                            }
+                        }
                     }
                 }
             }
@@ -219,6 +229,21 @@ impl fmt::Debug for Client {
     }
 }
 
+/// What came instead of TLS, or how TLS failed.
+fn handshake(error: &io::Error) -> RedisError {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<tokio_rustls::rustls::Error>());
+    match inner {
+        // A server without TLS takes it for a command, and says that there is none of that name.
+        Some(tokio_rustls::rustls::Error::InvalidMessage(_)) => {
+            RedisError::NoTls("its answer is not TLS".to_owned())
+        }
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            RedisError::NoTls("it hung up at once".to_owned())
+        }
+        _ => RedisError::Tls(error.to_string()),
+    }
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn lost(error: io::Error) -> RedisError {
     RedisError::Cut(format!("({error})"))
@@ -256,12 +281,22 @@ pub(super) async fn unless_cancelled<T>(
 
 /// Appends a command.
 pub(super) fn encode(bytes: &mut BytesMut, command: &[&[u8]]) {
-    bytes.extend_from_slice(format!("*{}\r\n", command.len()).as_bytes());
+    begin(bytes, command.len());
     for word in command {
-        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        bytes.extend_from_slice(word);
-        bytes.extend_from_slice(b"\r\n");
+        push(bytes, word);
     }
+}
+
+/// Begins a command of so many words.
+pub(super) fn begin(bytes: &mut BytesMut, words: usize) {
+    bytes.extend_from_slice(format!("*{words}\r\n").as_bytes());
+}
+
+/// Appends a word of a command.
+pub(super) fn push(bytes: &mut BytesMut, word: &[u8]) {
+    bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+    bytes.extend_from_slice(word);
+    bytes.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ const PORT: u16 = 6379;
 const PASSWORD_VARIABLES: [&str; 2] = ["REDISCLI_AUTH", "VALKEYCLI_AUTH"];
 /// Seconds without a byte that are too many.
 const STALL_SECONDS: u64 = 900;
+/// Bytes of a value that a restore keeps in memory.
+const MEMORY_LIMIT: u64 = 64 * 1024 * 1024;
 
 /// Settings of a Redis or Valkey server, as a source or as a target.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -43,6 +45,9 @@ pub struct RedisConfig {
     pub stall_seconds: Option<u64>,
     /// A restore into a server that holds keys may replace those of the same name.
     pub replace: bool,
+    /// A restore may have so many bytes of a value that cannot be divided in memory; 64 MiB without
+    /// it, and never more than a command can carry.
+    pub memory_limit: Option<u64>,
 }
 
 /// A server that can be connected to.
@@ -53,6 +58,7 @@ pub(super) struct Endpoint {
     pub(super) password: Option<Secret>,
     pub(super) stall: Option<Duration>,
     pub(super) replace: bool,
+    pub(super) memory_limit: u64,
 }
 
 /// Where it listens.
@@ -166,7 +172,14 @@ impl RedisConfig {
             0 => None,
             seconds => Some(Duration::from_secs(seconds)),
         };
-        Ok(Endpoint { place, user: found.user, password: found.password, stall, replace: self.replace })
+        Ok(Endpoint {
+            place,
+            user: found.user,
+            password: found.password,
+            stall,
+            replace: self.replace,
+            memory_limit: self.memory_limit.unwrap_or(MEMORY_LIMIT),
+        })
     }
 }
 

@@ -236,6 +236,6 @@ impl Transfer {
         options.push(format!("functions: {}", contents.functions));
         options.push(format!("replication offset: {}", self.offset));
         let tables = contents.databases.keys().map(|number| format!("db{number}")).collect();
-        DumpReport { engine: "redis".to_owned(), versions, options, tables }
+        DumpReport { engine: "redis".to_owned(), versions, options, tables, ..DumpReport::default() }
     }
 }

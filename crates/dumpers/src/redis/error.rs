@@ -16,6 +16,9 @@ pub enum RedisError {
     /// TLS could not be agreed upon.
     #[error("TLS failed: {0}")]
     Tls(String),
+    /// The server does not seem to speak TLS.
+    #[error("does not seem to speak TLS: {0}")]
+    NoTls(String),
     /// The user or the password is wrong, or one is needed.
     #[error("refused the credentials: {0}")]
     Login(String),
@@ -110,6 +113,11 @@ impl RedisError {
                 ErrorKind::Unavailable,
                 "check the certificate, its names, and sslrootcert; use redis:// for a server without TLS".to_owned(),
             ),
+            Self::NoTls(_) => (
+                ErrorKind::Unavailable,
+                "use redis:// (or valkey://) and no ssl settings for a server without TLS, or name its TLS port"
+                    .to_owned(),
+            ),
             Self::Login(_) => (
                 ErrorKind::Denied,
                 "check user and password_file, or REDISCLI_AUTH in the environment".to_owned(),
@@ -141,7 +149,10 @@ impl RedisError {
             ),
             Self::Full(_) => (ErrorKind::Unavailable, "give it memory (maxmemory) or disk space".to_owned()),
             Self::Cut(_) => (ErrorKind::Unavailable, "see the log of the server".to_owned()),
-            Self::Protocol(_) => (ErrorKind::Unsupported, "check that a Redis or Valkey server listens there".to_owned()),
+            Self::Protocol(_) => (
+                ErrorKind::Unsupported,
+                "check that a Redis or Valkey server listens there; use rediss:// for one with TLS".to_owned(),
+            ),
             Self::Stalled(_) => (ErrorKind::TimedOut, "see the log of the server, or raise stall_seconds".to_owned()),
             Self::Dump(error) => return broken_dump(error.clone(), subject),
             Self::Lost(_) => (

@@ -87,7 +87,7 @@ impl RedisRestorer {
 
     async fn apply(&self, cx: &Context, writer: &mut Writer, dump: &mut Dump) -> Result<(RdbContents, u64)> {
         let subject = self.endpoint.to_string();
-        let mut parser = RdbParser::keeping();
+        let mut parser = RdbParser::keeping(self.endpoint.memory_limit);
         let mut total = 0;
         let mut told = None;
         loop {

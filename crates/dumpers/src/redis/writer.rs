@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use crc_fast::{CrcAlgorithm, Digest};
 
-use super::client::{Client, Reply, encode};
+use super::client::{Client, Reply, begin, encode, push};
 use super::error::RedisError;
 use super::probe::Info;
-use super::rdb::{Entry, Item};
+use super::rdb::{Entry, Item, More, shown};
 
 /// Bytes and commands of a batch; the answers of one fit into any socket's buffer.
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -33,6 +33,10 @@ pub(super) struct Writer {
     passed: u64,
     /// A long string whose parts are on their way.
     long: Option<Entry>,
+    /// A value of many elements whose parts are on their way, without its body.
+    parted: Option<Entry>,
+    /// How many elements the list under way has, once the server said so.
+    length: Option<u64>,
     /// The parts on their way are not written.
     passing: bool,
 }
@@ -42,7 +46,16 @@ pub(super) struct Writer {
 enum Sent {
     Select(u64),
     Function,
-    Key { command: &'static str, name: String },
+    Key {
+        command: &'static str,
+        name: String,
+    },
+    /// So many elements for a value that is there.
+    More {
+        command: &'static str,
+        name: String,
+        elements: u64,
+    },
 }
 
 impl Writer {
@@ -60,6 +73,8 @@ impl Writer {
             ahead: 0,
             passed: 0,
             long: None,
+            parted: None,
+            length: None,
             passing: false,
         }
     }
@@ -102,7 +117,17 @@ impl Writer {
                 self.written += 1;
             }
             Item::Entry(entry) if self.passes(&entry) => {}
-            Item::Entry(entry) => self.entry(entry, version),
+            Item::Entry(entry) => self.entry(entry, version).await?,
+            Item::First(entry) if self.passes(&entry) => self.passing = true,
+            Item::First(entry) => self.first(entry, version).await?,
+            Item::More(_) if self.passing => {}
+            Item::More(more) => self.more(&more),
+            Item::Last if self.passing => self.passing = false,
+            Item::Last => {
+                if let Some(entry) = self.parted.take() {
+                    self.expire(&entry);
+                }
+            }
             Item::Long(entry, _) if self.passes(&entry) => self.passing = true,
             Item::Long(entry, len) => self.long(entry, len),
             Item::Part(_, last) if self.passing => self.passing = !last,
@@ -122,27 +147,69 @@ impl Writer {
         Ok(())
     }
 
-    fn entry(&mut self, entry: Entry, version: u32) {
+    async fn entry(&mut self, entry: Entry, version: u32) -> Result<(), RedisError> {
         let name = shown(&entry.key);
         let payload = payload(entry.body, version);
         let expires = entry.expires.unwrap_or(0).to_string();
-        let mut command: Vec<&[u8]> = vec![b"RESTORE", &entry.key, expires.as_bytes(), &payload];
+        let mut after: Vec<&[u8]> = Vec::new();
         if entry.expires.is_some() {
-            command.push(b"ABSTTL");
+            after.push(b"ABSTTL");
         }
         if self.replace {
-            command.push(b"REPLACE");
+            after.push(b"REPLACE");
         }
         let idle = entry.idle.map(|idle| idle.to_string());
         let frequency = entry.frequency.map(|frequency| frequency.to_string());
         if let Some(idle) = &idle {
-            command.extend([b"IDLETIME", idle.as_bytes()]);
+            after.extend([b"IDLETIME", idle.as_bytes()]);
         } else if let Some(frequency) = &frequency {
-            command.extend([b"FREQ".as_slice(), frequency.as_bytes()]);
+            after.extend([b"FREQ".as_slice(), frequency.as_bytes()]);
         }
-        encode(&mut self.batch, &command);
-        self.unanswered.push(Sent::Key { command: "RESTORE", name });
+        begin(&mut self.batch, 4 + after.len());
+        for word in [b"RESTORE", &*entry.key, expires.as_bytes()] {
+            push(&mut self.batch, word);
+        }
         self.written += 1;
+        if payload.len() < BATCH_BYTES {
+            push(&mut self.batch, &payload);
+        } else {
+            // As it is, and not copied.
+            self.batch.extend_from_slice(format!("${}\r\n", payload.len()).as_bytes());
+            self.send().await?;
+            limited(self.stall, self.client.send(&payload)).await?;
+            self.batch.extend_from_slice(b"\r\n");
+        }
+        for word in after {
+            push(&mut self.batch, word);
+        }
+        self.unanswered.push(Sent::Key { command: "RESTORE", name });
+        Ok(())
+    }
+
+    /// The beginning of a value of many elements. Its time to live comes with its end.
+    async fn first(&mut self, entry: Entry, version: u32) -> Result<(), RedisError> {
+        let Entry { key, expires, .. } = &entry;
+        self.parted = Some(Entry { key: key.clone(), expires: *expires, ..Entry::default() });
+        self.entry(Entry { expires: None, ..entry }, version).await
+    }
+
+    fn more(&mut self, more: &More) {
+        let Some(entry) = &self.parted else { return };
+        begin(&mut self.batch, 2 + more.words.len());
+        push(&mut self.batch, more.command.as_bytes());
+        push(&mut self.batch, &entry.key);
+        for word in &more.words {
+            push(&mut self.batch, word);
+        }
+        let (command, name, elements) = (more.command, shown(&entry.key), more.elements);
+        self.unanswered.push(Sent::More { command, name, elements });
+    }
+
+    fn expire(&mut self, entry: &Entry) {
+        if let Some(expires) = entry.expires {
+            encode(&mut self.batch, &[b"PEXPIREAT", &entry.key, expires.to_string().as_bytes()]);
+            self.unanswered.push(Sent::Key { command: "PEXPIREAT", name: shown(&entry.key) });
+        }
     }
 
     /// A plain `SET`, whose value is written as it comes. How often the key was used is lost.
@@ -161,10 +228,8 @@ impl Writer {
         if !self.replace {
             self.batch.extend_from_slice(b"$2\r\nNX\r\n");
         }
-        let Some(entry) = self.long.take() else { return };
-        if let Some(expires) = entry.expires {
-            encode(&mut self.batch, &[b"PEXPIREAT", &entry.key, expires.to_string().as_bytes()]);
-            self.unanswered.push(Sent::Key { command: "PEXPIREAT", name: shown(&entry.key) });
+        if let Some(entry) = self.long.take() {
+            self.expire(&entry);
         }
     }
 
@@ -178,10 +243,34 @@ impl Writer {
                     return Err(RedisError::KeyExists(name.clone()));
                 }
                 (sent, Reply::Refused(answer)) => return Err(self.refused(sent, &answer)),
+                (Sent::Key { .. }, _) => self.length = None,
+                (Sent::More { command, name, elements }, reply) => {
+                    let answered = match reply {
+                        Reply::Number(number) => u64::try_from(number).unwrap_or(0),
+                        _ => return Err(RedisError::Protocol("no number for elements that were added")),
+                    };
+                    self.added(command, name, *elements, answered)?;
+                }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Somebody who removes a value or adds to it between two of its parts is noticed: a list tells
+    /// its new length, all others how many elements were new.
+    fn added(&mut self, command: &str, name: &str, elements: u64, answered: u64) -> Result<(), RedisError> {
+        let good = if command == "RPUSH" {
+            let before = self.length.replace(answered);
+            before.map_or(answered > elements, |before| answered == before + elements)
+        } else {
+            answered == elements
+        };
+        if good {
+            Ok(())
+        } else {
+            Err(RedisError::Lost(format!("key {name} was changed by somebody else while it was written")))
+        }
     }
 
     /// What the server says of itself now.
@@ -212,14 +301,16 @@ impl Writer {
                 RedisError::FunctionExists(answer.to_owned())
             }
             Sent::Function => self.client.refused("function|restore", answer),
-            Sent::Key { command, name } => match self.client.refused(command, answer) {
-                RedisError::KeyExists(_) => RedisError::KeyExists(name.clone()),
-                RedisError::TooOld(answer) => RedisError::TooOld(format!("key {name}: {answer}")),
-                RedisError::Refused { command, answer } => {
-                    RedisError::Refused { command: format!("{command} of key {name}"), answer }
+            Sent::Key { command, name } | Sent::More { command, name, .. } => {
+                match self.client.refused(command, answer) {
+                    RedisError::KeyExists(_) => RedisError::KeyExists(name.clone()),
+                    RedisError::TooOld(answer) => RedisError::TooOld(format!("key {name}: {answer}")),
+                    RedisError::Refused { command, answer } => {
+                        RedisError::Refused { command: format!("{command} of key {name}"), answer }
+                    }
+                    other => other,
                 }
-                other => other,
-            },
+            }
         }
     }
 }
@@ -240,12 +331,6 @@ async fn limited<T>(
 pub(super) fn now_millis() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.ok().and_then(|since| i64::try_from(since.as_millis()).ok()).unwrap_or(0)
-}
-
-/// A key as a person may read it.
-fn shown(key: &[u8]) -> String {
-    let text: String = String::from_utf8_lossy(&key[..key.len().min(300)]).chars().take(100).collect();
-    format!("{text:?}")
 }
 
 /// A value as `DUMP` gives it: type, bytes, RDB version, checksum of all that.

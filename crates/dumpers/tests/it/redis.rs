@@ -10,7 +10,7 @@ use backup_core::{
     Restorer as _, Selection,
 };
 use bytes::Bytes;
-use dumpers::redis::{REDIS_RDB, RdbInspector, RedisRestorer};
+use dumpers::redis::{REDIS_RDB, RdbInspector, RedisConfig, RedisRestorer};
 
 use crate::redis_server::{Answer, RedisServer};
 
@@ -159,6 +159,97 @@ async fn every_kind_of_value_comes_back_to_valkey() {
 #[tokio::test]
 async fn redis_moves_to_valkey() {
     round_trip(&RedisServer::redis(&[]), &RedisServer::valkey(&[]), false).await;
+}
+
+/// Four values of some 12 MB each, and a stream of 3 MB.
+const LARGE: &[u8] = b"
+    local long = string.rep('x', 1000)
+    for i = 1, 12000 do
+        redis.call('HSET', 'big:hash', 'f' .. i, i .. long)
+        redis.call('SADD', 'big:set', i .. long, i)
+        redis.call('RPUSH', 'big:list', i, i .. long, -i, '')
+        redis.call('ZADD', 'big:zset', i / 7, i .. long)
+        if i % 4 == 0 then redis.call('XADD', 'stream', '*', 'f', i .. long) end
+    end
+    redis.call('ZADD', 'big:zset', '-inf', 'least', '+inf', 'most', 1e300, 'far', 1e-300, 'near', '-0', 'zero')
+    redis.call('RPUSH', 'big:list', string.rep('y', 100000))
+    redis.call('PEXPIREAT', 'big:hash', 33000000000000)
+    return redis.status_reply('OK')";
+
+async fn large_values_come_back(start: fn(&[&str]) -> RedisServer) {
+    // Without compression, so that the stream is as long as the values.
+    let (source, target) = (&start(&["--rdbcompression", "no"]), &start(&[]));
+    let filled = source.session().send(&[b"EVAL", LARGE, b"0"]);
+    assert_eq!(filled, Answer::Text("OK".to_owned()));
+    let whole = dump(source).await.0;
+    let restored = restore(&target.restorer(), &whole, false).await.unwrap();
+    assert_eq!(restored.warnings, Vec::<String>::new());
+    assert_eq!(target.digest(), source.digest());
+    for query in [
+        "PEXPIRETIME big:hash",
+        "LRANGE big:list 20000 20010",
+        "ZRANGE big:zset 0 3 WITHSCORES",
+        "LLEN big:list",
+    ] {
+        assert_eq!(target.run(query), source.run(query), "{query}");
+    }
+    // Over what is there, when told.
+    target.run("HSET big:hash mine kept");
+    let config = RedisConfig { replace: true, ..target.config() };
+    restore(&RedisRestorer::new(&config).unwrap(), &whole, true).await.unwrap();
+    assert_eq!(target.digest(), source.digest());
+    // What cannot be divided has a limit, and is named.
+    let (small, enough) = (start(&[]), start(&[]));
+    let with = |server: &RedisServer, limit| {
+        RedisRestorer::new(&RedisConfig { memory_limit: Some(limit), ..server.config() }).unwrap()
+    };
+    let error = restore(&with(&small, 1 << 20), &whole, false).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.what().contains("\"stream\"") && error.hint().unwrap().contains("memory_limit"), "{error}");
+    assert_eq!(small.keys(), 0, "nothing is left");
+    restore(&with(&enough, 9 << 20), &whole, false).await.unwrap();
+    assert_eq!(enough.digest(), source.digest());
+}
+
+#[tokio::test]
+async fn values_larger_than_what_may_be_in_memory_come_back_in_parts() {
+    large_values_come_back(RedisServer::redis).await;
+}
+
+#[tokio::test]
+async fn large_values_of_valkey_come_back_in_parts() {
+    large_values_come_back(RedisServer::valkey).await;
+}
+
+#[tokio::test]
+async fn a_missing_right_for_the_parts_of_a_large_value_is_named_and_leaves_nothing() {
+    let (source, target) = (RedisServer::redis(&["--rdbcompression", "no"]), RedisServer::redis(&[]));
+    source.session().send(&[b"EVAL", LARGE, b"0"]);
+    let whole = dump(&source).await.0;
+    let rules = "ACL SETUSER restorer on >pw ~* +ping +info +select +restore +set +pexpireat +flushall \
+                 +function|restore +function|flush +function|list";
+    target.run(rules);
+    let config = RedisConfig {
+        user: Some("restorer".to_owned()),
+        password: Some(dumpers::Secret::new("pw")),
+        ..target.config()
+    };
+    let restorer = RedisRestorer::new(&config).unwrap();
+    let mut granted = Vec::new();
+    loop {
+        let error = match restore(&restorer, &whole, false).await {
+            Ok(_) => break,
+            Err(error) => error,
+        };
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        assert_eq!(target.keys(), 0, "{error}");
+        let statement = error.hint().unwrap().strip_prefix("an administrator can run: ").unwrap().to_owned();
+        assert_eq!(target.run(&statement), Answer::Text("OK".to_owned()));
+        granted.push(statement.rsplit_once('+').unwrap().1.to_owned());
+    }
+    granted.sort();
+    assert_eq!(granted, ["hset", "rpush", "sadd", "zadd"]);
+    assert_eq!(target.digest(), source.digest());
 }
 
 #[tokio::test]

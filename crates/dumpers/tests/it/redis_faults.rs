@@ -246,7 +246,13 @@ async fn a_target_with_fewer_databases_is_left_empty() {
 async fn keys_that_are_there_are_replaced_only_when_told() {
     let (source, target) = (RedisServer::redis(&[]), RedisServer::redis(&[]));
     source.run("SET shared new");
-    source.run("FUNCTION LOAD #!lua\u{a0}name=lib\n".trim());
+    let library = |answer: u32| {
+        format!("#!lua name=lib\nredis.register_function('answer', function() return {answer} end)")
+    };
+    for (server, answer) in [(&source, 42), (&target, 7)] {
+        let loaded = server.session().send(&[b"FUNCTION", b"LOAD", library(answer).as_bytes()]);
+        assert_eq!(loaded, Answer::Bytes(b"lib".to_vec()));
+    }
     let big = vec![b'x'; 5 << 20];
     source.session().send(&[b"SET", b"big", &big]);
     let whole = dump(&source).await.0;
@@ -257,11 +263,22 @@ async fn keys_that_are_there_are_replaced_only_when_told() {
     assert!(error.hint().unwrap().contains("allow restoring into what exists"));
     let error = restore(&target.restorer(), &whole, true).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
+    // Libraries come first in a dump.
+    assert!(error.what().contains("function") && error.what().contains("stay"), "{error}");
+    assert_eq!(target.run("FCALL answer 0"), Answer::Number(7));
+    target.run("FUNCTION DELETE lib");
+    // It was on its way already.
+    target.run("DEL big");
+    let error = restore(&target.restorer(), &whole, true).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(error.what().contains("\"shared\"") && error.what().contains("stay"), "{error}");
     assert_eq!(target.run("GET shared"), Answer::Bytes(b"old".to_vec()));
     assert_eq!(target.run("GET own"), Answer::Bytes(b"kept".to_vec()));
     let config = RedisConfig { replace: true, ..target.config() };
+    target.run("FUNCTION FLUSH");
+    target.session().send(&[b"FUNCTION", b"LOAD", library(7).as_bytes()]);
     restore(&RedisRestorer::new(&config).unwrap(), &whole, true).await.unwrap();
+    assert_eq!(target.run("FCALL answer 0"), Answer::Number(42));
     assert_eq!(target.run("GET shared"), Answer::Bytes(b"new".to_vec()));
     assert_eq!(target.run("GET own"), Answer::Bytes(b"kept".to_vec()));
     assert_eq!(target.run("STRLEN big"), Answer::Number(5 << 20));
@@ -477,4 +494,27 @@ async fn tls_and_sockets_lead_to_the_server() {
     let url = format!("redis+unix://{}", server.socket().display());
     let over_socket = dumped(&RedisConfig::from_url(&url).unwrap()).await.unwrap();
     assert!(over_socket.starts_with(b"REDIS00"));
+}
+
+/// Also a server that waits for the rest of a line, as a plain one often does with the first of TLS.
+#[tokio::test]
+async fn tls_to_a_server_without_it_fails_soon_and_says_so() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_port = silent.local_addr().unwrap().port();
+    let held = tokio::spawn(async move {
+        let mut connections = Vec::new();
+        while let Ok((connection, _)) = silent.accept().await {
+            connections.push(connection);
+        }
+    });
+    let server = RedisServer::redis(&[]);
+    let began = std::time::Instant::now();
+    for port in [server.port, server.port, silent_port] {
+        let url = format!("rediss://127.0.0.1:{port}");
+        let error = dumped(&RedisConfig::from_url(&url).unwrap()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.what().contains("TLS") && error.hint().unwrap().contains("redis://"), "{error}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    held.abort();
 }

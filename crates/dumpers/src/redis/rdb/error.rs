@@ -38,15 +38,36 @@ pub enum RdbError {
     /// It goes on after its end.
     #[error("it goes on after its end mark")]
     Trailing,
-    /// A value larger than a command can carry.
-    #[error("a value of {0} bytes is more than a RESTORE command can carry")]
-    TooLarge(u64),
+    /// A value, or a part of one, that cannot be divided and is larger than what may be in memory.
+    #[error("key {key} needs {len} bytes or more in one piece, and {limit} are allowed")]
+    TooLarge {
+        /// The key.
+        key: String,
+        /// At least so many bytes.
+        len: u64,
+        /// The limit.
+        limit: u64,
+    },
 }
 
 impl RdbError {
+    /// With the name of the key, where it is about one.
+    pub(super) fn of_key(self, name: &[u8]) -> Self {
+        match self {
+            Self::TooLarge { len, limit, .. } => Self::TooLarge { key: shown(name), len, limit },
+            other => other,
+        }
+    }
+
     /// Whether the dump may be good, and this program too old for it.
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
-        matches!(self, Self::Version(_) | Self::Type { .. } | Self::OldModule | Self::TooLarge(_))
+        matches!(self, Self::Version(_) | Self::Type { .. } | Self::OldModule | Self::TooLarge { .. })
     }
+}
+
+/// A key as a person may read it.
+pub(in crate::redis) fn shown(key: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(&key[..key.len().min(300)]).chars().take(100).collect();
+    format!("{text:?}")
 }

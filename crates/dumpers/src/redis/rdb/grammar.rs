@@ -4,11 +4,17 @@ use bytes::Bytes;
 
 use super::RdbError;
 use super::input::Input;
+use super::listpack;
 use super::lzf;
-use super::parser::{Entry, Item};
+use super::parser::{Entry, Item, More};
 
 /// Plain strings from this length on are handed on in parts.
 const LONG: u64 = 4 * 1024 * 1024;
+/// Values of many elements from this length on are handed on in parts, of which the first is so long.
+const SPLIT: u64 = 8 * 1024 * 1024;
+/// The other parts have about so many bytes, and at most so many words.
+const PART: usize = 1024 * 1024;
+const WORDS: usize = 4096;
 /// The most bytes of a `RESTORE` command's argument (`proto-max-bulk-len`), with room for the end
 /// of the payload.
 const COMMAND_MAX: u64 = 512 * 1024 * 1024 - 16;
@@ -38,9 +44,22 @@ enum Length {
     Special(u8),
 }
 
+/// The command that adds elements to a value of this type.
+const fn command(kind: u8) -> &'static str {
+    match kind {
+        2 => "SADD",
+        3 | 5 => "ZADD",
+        4 => "HSET",
+        _ => "RPUSH",
+    }
+}
+
 /// Reads a dump to its end.
-pub(super) async fn parse(input: Input, keep: bool) -> Result<(), RdbError> {
-    let mut reader = Reader { input, keep, version: 0, database: None };
+///
+/// With a limit it keeps what is to be written, of each value at most so many bytes at once.
+pub(super) async fn parse(input: Input, keep: Option<u64>) -> Result<(), RdbError> {
+    let limit = keep.unwrap_or(COMMAND_MAX).min(COMMAND_MAX);
+    let mut reader = Reader { input, keep: keep.is_some(), limit, version: 0, database: None };
     reader.head().await?;
     let mut next = Entry::default();
     let mut attributes = false;
@@ -73,6 +92,7 @@ pub(super) async fn parse(input: Input, keep: bool) -> Result<(), RdbError> {
 struct Reader {
     input: Input,
     keep: bool,
+    limit: u64,
     version: u32,
     database: Option<u64>,
 }
@@ -125,8 +145,8 @@ impl Reader {
                 self.len().await?;
             }
             opcode::AUX => {
-                let name = self.text().await?;
-                let value = self.text().await?;
+                let name = self.text(NAME_MAX).await?;
+                let value = self.text(NAME_MAX).await?;
                 let server = match &name[..] {
                     b"redis-ver" => "redis",
                     b"valkey-ver" => "valkey",
@@ -175,15 +195,16 @@ impl Reader {
     }
 
     /// A key and its value.
-    async fn entry(&mut self, kind: u8, mut entry: Entry) -> Result<(), RdbError> {
+    async fn entry(&mut self, kind: u8, entry: Entry) -> Result<(), RdbError> {
         let Some(database) = self.database else {
             return Err(self.input.damaged("a key before its database"));
         };
-        if self.keep {
-            entry.key = self.text().await?;
+        let key = if self.keep {
+            self.text(NAME_MAX).await?
         } else {
             self.string().await?;
-        }
+            Vec::new()
+        };
         {
             let mut feed = self.input.feed();
             let counts = feed.contents.databases.entry(database).or_default();
@@ -193,22 +214,118 @@ impl Reader {
         if !self.keep {
             return self.value(kind).await;
         }
+        let kept = self.kept_value(kind, Entry { key: key.clone(), ..entry }).await;
+        kept.map_err(|error| error.of_key(&key))
+    }
+
+    /// A value that somebody wants to write.
+    async fn kept_value(&mut self, kind: u8, mut entry: Entry) -> Result<(), RdbError> {
         self.input.keep(kind);
-        if kind == 0 {
-            match self.length().await? {
+        match kind {
+            0 => match self.length().await? {
                 Length::Plain(len) if len >= LONG => {
                     self.input.kept();
                     return self.long(entry, len).await;
                 }
                 Length::Plain(len) => self.input.skip(len).await?,
                 Length::Special(form) => self.special(form).await?,
-            }
-        } else {
-            self.value(kind).await?;
+            },
+            1..=5 | 18 => return self.collection(kind, entry).await,
+            _ => self.value(kind).await?,
         }
         entry.body = self.input.kept();
         self.input.feed().items.push_back(Item::Entry(entry));
         Ok(())
+    }
+
+    /// A value of many elements: whole where it is short; else its beginning as a value of its own,
+    /// and the rest as words of commands.
+    async fn collection(&mut self, kind: u8, mut entry: Entry) -> Result<(), RdbError> {
+        let total = self.len().await?;
+        let head = self.input.kept_len();
+        let first = SPLIT.min(self.limit / 2);
+        let mut done = 0;
+        while done < total && self.input.kept_len() < first {
+            self.element(kind).await?;
+            done += 1;
+        }
+        let body = self.input.kept();
+        if done == total {
+            entry.body = body;
+            self.input.feed().items.push_back(Item::Entry(entry));
+            return Ok(());
+        }
+        // Each element has a byte at least, so this many have a number of 32 bits.
+        let count = u32::try_from(done).map_err(|_| self.input.damaged("elements without a byte"))?;
+        entry.body = [&[kind, 0x80][..], &count.to_be_bytes(), &body[head as usize..]].concat();
+        drop(body);
+        self.input.feed().items.push_back(Item::First(entry));
+        while done < total {
+            let (mut more, mut bytes) = (More { command: command(kind), words: Vec::new(), elements: 0 }, 0);
+            while done < total && bytes < PART && more.words.len() < WORDS {
+                let before = more.words.len();
+                self.words(kind, &mut more).await?;
+                bytes += more.words[before..].iter().map(Vec::len).sum::<usize>();
+                done += 1;
+            }
+            self.input.feed().items.push_back(Item::More(more));
+        }
+        self.input.feed().items.push_back(Item::Last);
+        Ok(())
+    }
+
+    /// Passes over one element of a collection.
+    async fn element(&self, kind: u8) -> Result<(), RdbError> {
+        if kind == 18 {
+            self.len().await?;
+        }
+        self.string().await?;
+        match kind {
+            3 => self.text_double().await?,
+            4 => self.string().await?,
+            5 => self.input.skip(8).await?,
+            _ => {}
+        }
+        self.check_size()
+    }
+
+    /// The words by which a command adds one element; of a list's node, all its elements.
+    async fn words(&self, kind: u8, more: &mut More) -> Result<(), RdbError> {
+        let container = if kind == 18 { self.len().await? } else { 1 };
+        let text = self.text(self.limit).await?;
+        match (kind, container) {
+            (3, _) => more.words.push(self.score().await?),
+            (5, _) => {
+                let score = f64::from_le_bytes(self.input.exact().await?);
+                // The shortest text that is read as the same number again.
+                more.words.push(score.to_string().into_bytes());
+            }
+            (18, 2) => {
+                let elements = listpack::elements(&text);
+                let elements = elements.ok_or_else(|| self.input.damaged("a node of a list that is none"))?;
+                more.elements += elements.len() as u64;
+                more.words.extend(elements);
+                return Ok(());
+            }
+            (18, 1) | (1 | 2 | 4, _) => {}
+            _ => return Err(self.input.damaged("a node of a list of no known form")),
+        }
+        more.elements += 1;
+        more.words.push(text);
+        if kind == 4 {
+            more.words.push(self.text(self.limit).await?);
+        }
+        Ok(())
+    }
+
+    /// A score as text.
+    async fn score(&self) -> Result<Vec<u8>, RdbError> {
+        match self.input.byte().await? {
+            253 => Err(self.input.damaged("a score that is no number")),
+            254 => Ok(b"inf".to_vec()),
+            255 => Ok(b"-inf".to_vec()),
+            len => self.input.bytes(u64::from(len)).await,
+        }
     }
 
     async fn long(&mut self, entry: Entry, mut len: u64) -> Result<(), RdbError> {
@@ -228,35 +345,18 @@ impl Reader {
             // A string, or an encoding of a whole value that is stored as one: zipmap, ziplist,
             // intset, listpack.
             0 | 9..=13 | 16 | 17 | 20 => self.string().await?,
-            // List, set; a list of ziplists.
-            1 | 2 | 14 => self.strings(1).await?,
-            3 => {
+            // List, set, sorted set, hash; a list of nodes and of long elements.
+            1..=5 | 18 => {
                 for _ in 0..self.len().await? {
-                    self.string().await?;
-                    self.text_double().await?;
-                    self.check_size()?;
+                    self.element(kind).await?;
                 }
             }
-            4 => self.strings(2).await?,
-            5 => {
-                for _ in 0..self.len().await? {
-                    self.string().await?;
-                    self.input.skip(8).await?;
-                    self.check_size()?;
-                }
-            }
+            // A list of ziplists.
+            14 => self.strings(1).await?,
             6 => return Err(RdbError::OldModule),
             7 => {
                 self.module_name().await?;
                 self.module_fields().await?;
-            }
-            // A list of listpacks and of long elements.
-            18 => {
-                for _ in 0..self.len().await? {
-                    self.len().await?;
-                    self.string().await?;
-                    self.check_size()?;
-                }
             }
             15 | 19 | 21 => self.stream(kind).await?,
             // Fields with times to live: Valkey's form, then those of Redis.
@@ -409,11 +509,12 @@ impl Reader {
         }
     }
 
-    /// A string's own bytes: names and keys.
-    async fn text(&self) -> Result<Vec<u8>, RdbError> {
+    /// A string's own bytes, at most so many.
+    async fn text(&self, max: u64) -> Result<Vec<u8>, RdbError> {
+        let too_large = |len| RdbError::TooLarge { key: String::new(), len, limit: max };
         let form = match self.length().await? {
-            Length::Plain(len) if len <= NAME_MAX => return self.input.bytes(len).await,
-            Length::Plain(_) => return Err(self.input.damaged("a name that is too long")),
+            Length::Plain(len) if len <= max => return self.input.bytes(len).await,
+            Length::Plain(len) => return Err(too_large(len)),
             Length::Special(form) => form,
         };
         Ok(match form {
@@ -423,18 +524,18 @@ impl Reader {
             3 => {
                 let packed = self.len().await?;
                 let len = self.len().await?;
-                if packed > NAME_MAX || len > NAME_MAX {
-                    return Err(self.input.damaged("a name that is too long"));
+                if packed > max || len > max {
+                    return Err(too_large(packed.max(len)));
                 }
                 let packed = self.input.bytes(packed).await?;
-                let name = usize::try_from(len).ok().and_then(|len| lzf::unpack(&packed, len));
-                name.ok_or_else(|| self.input.damaged("a compressed name that cannot be unpacked"))?
+                let text = usize::try_from(len).ok().and_then(|len| lzf::unpack(&packed, len));
+                text.ok_or_else(|| self.input.damaged("a compressed string that cannot be unpacked"))?
             }
             _ => return Err(self.input.damaged("a string of no known form")),
         })
     }
 
-    /// A kept value must fit into one command.
+    /// What is kept of a value must fit into one command, and into memory.
     fn check_size(&self) -> Result<(), RdbError> {
         self.check_room(0)
     }
@@ -444,6 +545,9 @@ impl Reader {
             return Ok(());
         }
         let len = self.input.kept_len().saturating_add(more);
-        if len > COMMAND_MAX { Err(RdbError::TooLarge(len)) } else { Ok(()) }
+        if len > self.limit {
+            return Err(RdbError::TooLarge { key: String::new(), len, limit: self.limit });
+        }
+        Ok(())
     }
 }

@@ -44,12 +44,21 @@ impl RdbContents {
 
 /// The port's error for a dump that is not whole.
 pub(in crate::redis) fn not_whole(error: RdbError) -> Error {
-    let (kind, hint) = if error.is_unsupported() {
+    let (kind, hint) = if matches!(error, RdbError::TooLarge { .. }) {
+        (
+            ErrorKind::Unsupported,
+            "pass --set memory_limit=BYTES (up to 536870896, and have as much memory), or restore it to file:PATH",
+        )
+    } else if error.is_unsupported() {
         (ErrorKind::Unsupported, "read it with a newer version of this program, or restore it to file:PATH")
     } else {
         (ErrorKind::Integrity, "use another backup")
     };
-    Error::new(kind, REDIS_RDB, format!("not a whole RDB dump: {error}")).with_hint(hint).with_source(error)
+    let what = match error {
+        RdbError::TooLarge { .. } => error.to_string(),
+        _ => format!("not a whole RDB dump: {error}"),
+    };
+    Error::new(kind, REDIS_RDB, what).with_hint(hint).with_source(error)
 }
 
 /// Reads `redis-rdb` dumps to their end and lists their databases.

@@ -52,6 +52,23 @@ pub(crate) enum Item {
     Long(Entry, u64),
     /// A part of a long string, and whether it is the last.
     Part(Bytes, bool),
+    /// The beginning of a value of many elements, as a value; the other elements follow.
+    First(Entry),
+    /// More elements of it.
+    More(More),
+    /// All elements of it were given.
+    Last,
+}
+
+/// Elements to be added to a value.
+#[derive(Debug)]
+pub(crate) struct More {
+    /// The command that adds them.
+    pub(crate) command: &'static str,
+    /// Its words after the key.
+    pub(crate) words: Vec<Vec<u8>>,
+    /// How many elements these are.
+    pub(crate) elements: u64,
 }
 
 /// A key with its value.
@@ -83,16 +100,16 @@ impl RdbParser {
     /// A parser that only finds out whether a dump is whole, and what it holds.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(false)
+        Self::with(None)
     }
 
     /// A parser that also keeps what is to be written; take it with [`RdbParser::items`] after each
-    /// chunk.
-    pub(crate) fn keeping() -> Self {
-        Self::with(true)
+    /// chunk. What cannot be divided may have up to `limit` bytes.
+    pub(crate) fn keeping(limit: u64) -> Self {
+        Self::with(Some(limit))
     }
 
-    fn with(keep: bool) -> Self {
+    fn with(keep: Option<u64>) -> Self {
         let input = Input::new();
         let grammar: Grammar = Box::pin(parse(input.clone(), keep));
         Self { input, grammar: Some(grammar), failed: None }

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use proptest::prelude::*;
 
-use super::{Item, RdbContents, RdbError, RdbParser};
+use super::{Item, More, RdbContents, RdbError, RdbParser};
+
+const LIMIT: u64 = 64 << 20;
 
 /// A dump of this head and body, with its end mark and checksum.
 fn dump(head: &str, body: &[u8]) -> Bytes {
@@ -30,7 +32,7 @@ fn one(head: &str, kind: u8, value: &[u8]) -> Result<RdbContents, RdbError> {
     assert_eq!(parse(&whole, 1), parsed, "in single bytes");
     if let Ok(contents) = &parsed {
         assert_eq!(contents.databases[&0].keys, 1);
-        let mut keeping = RdbParser::keeping();
+        let mut keeping = RdbParser::keeping(LIMIT);
         keeping.push(&whole).unwrap();
         let items = keeping.items();
         let [Item::Database(0), Item::Entry(entry)] = &items[..] else { panic!("{items:?}") };
@@ -117,10 +119,94 @@ fn a_length_that_lies_takes_no_memory() {
         let whole = dump("REDIS0011", &[&[254, 0, 2, 1, b'k'], length].concat());
         assert!(parse(&whole, 7).is_err());
         let name = dump("REDIS0011", &[&[254, 0, 2], length].concat());
-        let mut keeping = RdbParser::keeping();
+        let mut keeping = RdbParser::keeping(LIMIT);
         let failed = keeping.push(&name).and_then(|()| keeping.finish().map(drop));
         assert!(failed.is_err());
         assert!(keeping.push(&name).is_err(), "an error stays");
+    }
+}
+
+/// Gives a long dump in chunks; whether it is whole, how many bytes were ever held at once, and
+/// what its parts were: values, commands, elements.
+fn parts(limit: u64, kind: u8, count: u32, element: &[u8]) -> Result<(usize, Vec<String>, u64), RdbError> {
+    let mut body = vec![254, 0, kind, 1, b'k', 0x80];
+    body.extend_from_slice(&count.to_be_bytes());
+    for _ in 0..count {
+        body.extend_from_slice(element);
+    }
+    let whole = dump("REDIS0011", &body);
+    drop(body);
+    let mut parser = RdbParser::keeping(limit);
+    let (mut most, mut told, mut elements) = (0, Vec::new(), 0);
+    for at in (0..whole.len()).step_by(64 * 1024) {
+        parser.push(&whole.slice(at..whole.len().min(at + 64 * 1024)))?;
+        let items = parser.items();
+        let len = |item: &Item| match item {
+            Item::Entry(entry) | Item::First(entry) => entry.body.len(),
+            Item::More(More { words, .. }) => words.iter().map(Vec::len).sum(),
+            _ => 0,
+        };
+        most = most.max(items.iter().map(len).sum::<usize>());
+        for item in items {
+            let name = match item {
+                Item::First(_) => "first",
+                Item::Entry(_) => "entry",
+                Item::Last => "last",
+                Item::More(more) => {
+                    elements += more.elements;
+                    more.command
+                }
+                _ => continue,
+            };
+            if told.last().is_none_or(|last| last != name) {
+                told.push(name.to_owned());
+            }
+        }
+    }
+    parser.finish()?;
+    Ok((most, told, elements))
+}
+
+#[test]
+fn large_collections_come_in_parts() {
+    let text = [&[0x43, 0xe8][..], &[b'v'; 1000]].concat();
+    let hash = [&text[..], &text].concat();
+    let ranked = [&text[..], &1.5_f64.to_le_bytes()].concat();
+    let old_ranked = [&text[..], &[3], b"1.5"].concat();
+    let plain_node = [&[1][..], &text].concat();
+    // A node of one element, "ab".
+    let node = [2, 11, 11, 0, 0, 0, 1, 0, 0x82, b'a', b'b', 4, 0xff];
+    for (kind, element, command) in [
+        (1, &text, "RPUSH"),
+        (2, &text, "SADD"),
+        (3, &old_ranked, "ZADD"),
+        (4, &hash, "HSET"),
+        (5, &ranked, "ZADD"),
+        (18, &plain_node, "RPUSH"),
+        (18, &node.to_vec(), "RPUSH"),
+    ] {
+        let count = u32::try_from((24 << 20) / element.len()).unwrap();
+        let (most, told, elements) = parts(LIMIT, kind, count, element).unwrap();
+        assert_eq!(told, ["first", command, "last"], "type {kind}");
+        let first = (8 << 20) / element.len() as u64 + 1;
+        assert_eq!(elements, u64::from(count) - first, "type {kind}");
+        assert!(most < 10 << 20, "type {kind}: {most} bytes at once");
+        let (_, told, _) = parts(LIMIT, kind, count / 8, element).unwrap();
+        assert_eq!(told, ["entry"], "type {kind}");
+    }
+}
+
+#[test]
+fn what_cannot_be_divided_has_a_limit_and_is_named() {
+    // One string of 16 MiB that stands for a whole value, and one element as long in a set.
+    let long = [&[0x80, 1, 0, 0, 0][..], &vec![b'x'; 16 << 20]].concat();
+    for (kind, value) in [(13, long.clone()), (2, [&[1][..], &long].concat())] {
+        let whole = dump("REDIS0011", &[&[254, 0, kind, 3, b'b', b'i', b'g'][..], &value].concat());
+        let parse = |limit| RdbParser::keeping(limit).push(&whole);
+        parse(17 << 20).unwrap();
+        let error = parse(8 << 20).unwrap_err();
+        assert!(matches!(&error, RdbError::TooLarge { key, .. } if key == "\"big\""), "{error}");
+        assert!(error.is_unsupported());
     }
 }
 
