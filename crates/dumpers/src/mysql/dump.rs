@@ -20,7 +20,7 @@ use super::query::Sql;
 use super::script::{Script, ScriptContents, ScriptError};
 use super::tools::{Client, DUMP, Flavour, fitting, installed};
 use super::watch::Watch;
-use super::{MARIADB_SQL, MYSQL_SQL, accounts, check_extra_args};
+use super::{MARIADB_SQL, MYSQL_SQL, accounts, charsets, check_extra_args};
 use crate::command::waiting;
 use crate::tool::{Places, Waiting, stream};
 
@@ -115,6 +115,10 @@ impl MysqlDumper {
         if client.knows("set-gtid-purged") {
             add("set-gtid-purged=OFF");
         }
+        // A destination that is slow for minutes: the server waits for it.
+        if client.knows("network-timeout") {
+            add("network-timeout");
+        }
         if client.knows("skip-mysql-schema") {
             add("skip-mysql-schema");
         }
@@ -167,7 +171,11 @@ impl Dumper for MysqlDumper {
             .refuse_obstacles(&subject, self.config.accounts, chosen.as_ref())
             .map_err(|error| error.at(Stage::Dump))?;
         for warning in self.warnings(&looked, &client) {
-            cx.report(Event::ToolLine(&warning));
+            cx.report(Event::Warning(&warning));
+        }
+        let changed = charsets::changed(cx, &sql, &looked, &left_out).await;
+        for warning in changed.map_err(|error| error.about(&subject).at(Stage::Dump))? {
+            cx.report(Event::Warning(&warning));
         }
         let mut text = self.connection.options(client.flavour);
         text.push_str("[mysqldump]\n");
@@ -180,7 +188,7 @@ impl Dumper for MysqlDumper {
             let statements = accounts::statements(cx, &sql, looked.server.flavour).await;
             let (statements, left_out) = statements.map_err(|error| error.about(&subject).at(Stage::Dump))?;
             for account in left_out {
-                cx.report(Event::ToolLine(&format!("account {account} is not in force, and was left out")));
+                cx.report(Event::Warning(&format!("account {account} is not in force, and was left out")));
             }
             statements
         } else {
@@ -206,7 +214,7 @@ impl Dumper for MysqlDumper {
             engine: looked.server.flavour.engine().to_owned(),
             versions: versions(&looked.server, &client),
             options,
-            tables: Vec::new(),
+            ..DumpReport::default()
         };
         let convert = {
             let subject = subject.clone();

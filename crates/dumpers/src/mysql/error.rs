@@ -2,6 +2,7 @@
 
 use backup_core::{Error, ErrorKind};
 
+use super::tools::Flavour;
 use crate::tool::{ToolError, ToolVersion};
 
 /// How a server or its tools failed us. Holds no secret.
@@ -38,6 +39,22 @@ pub enum MysqlError {
     /// Something that the dump holds means nothing to this server.
     #[error("the dump needs what this server does not know: {0}")]
     Unknown(String),
+    /// The dump comes from the other family, and the server does not take all of it.
+    #[error("the dump of {from} holds what {to} does not take: {said}")]
+    NotPortable {
+        /// The family of the dump.
+        from: &'static str,
+        /// That of the server.
+        to: &'static str,
+        /// What the client program said.
+        said: String,
+    },
+    /// The server lacks the storage engine of a table.
+    #[error("the server lacks a storage engine of the dump: {0}")]
+    Engine(String),
+    /// The connection was lost while rows were read.
+    #[error("the connection was lost during the dump: {0}")]
+    Lost(String),
     /// A view, or what it stands on, is broken.
     #[error("a view cannot be used: {0}")]
     View(String),
@@ -126,7 +143,9 @@ impl MysqlError {
             | 4031 => Self::Unreachable(line),
             1412 => Self::Changed(line),
             1356 => Self::View(line),
-            1115 | 1273 | 1286 | 1193 | 1231 | 1289 => Self::Unknown(line),
+            1050 | 1304 | 1359 | 1537 => Self::Clash(line),
+            1286 | 3161 => Self::Engine(line),
+            1115 | 1273 | 1193 | 1231 | 1289 => Self::Unknown(line),
             _ => Self::Tool(error),
         }
     }
@@ -152,8 +171,28 @@ impl MysqlError {
     pub(super) fn of_dump(error: ToolError) -> Self {
         match reason(error.stderr()) {
             Some((1146 | 1051 | 1054 | 1305 | 1347, line)) => Self::Changed(line),
-            _ => Self::of_tool(error),
+            _ => match Self::of_tool(error) {
+                // 2013 and its like: it had begun.
+                Self::Unreachable(line) if line.contains("dumping table") => Self::Lost(line),
+                other => other,
+            },
         }
+    }
+
+    /// The same, of a dump of `from` in a server of `to`: what is refused there is not portable.
+    pub(super) fn of_other_family(self, from: Flavour, to: Flavour) -> Self {
+        if from == to {
+            return self;
+        }
+        let said = match self {
+            Self::Unknown(said) | Self::Engine(said) | Self::View(said) => said,
+            Self::Tool(error) => match reason(error.stderr()) {
+                Some((_, line)) => line,
+                None => return Self::Tool(error),
+            },
+            other => return other,
+        };
+        Self::NotPortable { from: from.shown(), to: to.shown(), said }
     }
 
     /// The port's error, about this database or server.
@@ -191,6 +230,21 @@ impl MysqlError {
             Self::Unknown(_) => (
                 ErrorKind::Unsupported,
                 "restore to a server of the same family, as new as the one that was dumped".to_owned(),
+            ),
+            Self::NotPortable { from, .. } => (
+                ErrorKind::Unsupported,
+                format!("restore to a server of {from}, or change what is named in the source, or in the text by hand \
+                         (restore to file:PATH)"),
+            ),
+            Self::Engine(_) => (
+                ErrorKind::Unsupported,
+                "install or enable the storage engine there, or restore to file:PATH and change ENGINE= by hand".to_owned(),
+            ),
+            Self::Lost(_) => (
+                ErrorKind::Unavailable,
+                "see the server's log; where a slow destination held the dump up for a minute, run on the server: SET \
+                 GLOBAL net_write_timeout = 3600;"
+                    .to_owned(),
             ),
             Self::View(_) => {
                 (ErrorKind::Tool, "repair or drop the view, or exclude it by its name".to_owned())

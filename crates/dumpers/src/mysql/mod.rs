@@ -9,6 +9,7 @@
 //! Passwords and selections reach the programs by an option file in memory, nothing by argument.
 
 mod accounts;
+mod charsets;
 mod config;
 mod dump;
 mod error;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use backup_core::{Context, Error, Result, Stage};
+use backup_core::{Context, Error, RestoreRequest, Result, Stage};
 
 use super::route::{Part, Waiting};
-use super::{Looked, MysqlRestorer, held};
+use super::{Looked, MysqlRestorer, family, held};
 use crate::mysql::config::Definers;
 use crate::mysql::error::MysqlError;
 use crate::mysql::look::tables;
@@ -20,7 +20,7 @@ impl MysqlRestorer {
         cx: &Context,
         looked: &Looked,
         mut waiting: Waiting,
-        into_existing: bool,
+        request: &RestoreRequest,
         warnings: &mut Vec<String>,
     ) -> Result<()> {
         let sql = &looked.sql.patient();
@@ -28,7 +28,8 @@ impl MysqlRestorer {
             return Err(Error::bug("a dump without a database was applied"));
         }
         let parts: Vec<Part> = waiting.parts.iter().map(|(_, part)| part.clone()).collect();
-        let made = self.make_targets(cx, looked, &parts, into_existing).await?;
+        let made = self.make_targets(cx, looked, &parts, request.into_existing).await?;
+        let (from, to) = (family(&request.format), looked.server.flavour);
         // From here on what was begun is finished: a stop in between would leave less than nothing.
         let cx = &Context::new();
         let mut ours = waiting.names.clone();
@@ -42,18 +43,24 @@ impl MysqlRestorer {
                     return Err(self.fail(MysqlError::Unsettled(said)));
                 }
             }
-            Err(error) => return Err(with_left(self.fail(error), &undo(sql, &made, &ours).await)),
+            // Nothing was moved then, so whatever is there is somebody else's.
+            Err(error) => return Err(with_left(self.fail(error), &undo(sql, &made, &BTreeSet::new()).await)),
         }
         let accounts = self.settle_accounts(cx, looked, &mut waiting, warnings).await;
+        let mut met = false;
         let defined = match accounts {
             Ok(()) => match self.settle_definers(cx, looked, &mut waiting, warnings).await {
-                Ok(()) => define(cx, sql, &waiting.definitions).await.map_err(|error| self.fail(error)),
+                Ok(()) => define(cx, sql, &waiting.definitions).await.map_err(|error| {
+                    met = matches!(error, MysqlError::Clash(_));
+                    self.fail(error.of_other_family(from, to))
+                }),
                 Err(error) => Err(error),
             },
             Err(error) => Err(error),
         };
         if let Err(error) = defined {
-            let error = if made.len() == parts.len() {
+            // What somebody else made there meanwhile has a name of ours, and is not to be dropped.
+            let error = if made.len() == parts.len() && !met {
                 with_left(error, &undo(sql, &made, &ours).await)
             } else {
                 let what = format!(
@@ -186,7 +193,11 @@ impl MysqlRestorer {
                 }
             };
             if let Err(error) = done {
-                return Err(with_left(self.fail(error), &undo(sql, &made, &BTreeSet::new()).await));
+                let mut left = undo(sql, &made, &BTreeSet::new()).await;
+                if matches!(error, MysqlError::Unreachable(_)) && !looked.existing.contains_key(target) {
+                    left.push(format!("database {target:?} may have been made, and holds nothing then"));
+                }
+                return Err(with_left(self.fail(error), &left));
             }
         }
         Ok(made)

@@ -220,7 +220,7 @@ impl Restorer for MysqlRestorer {
                     .to_owned(),
             );
         }
-        let from = if request.format.as_str() == MARIADB_SQL { Flavour::MariaDb } else { Flavour::MySql };
+        let from = family(&request.format);
         if from != server.flavour {
             steps.push(format!(
                 "note: the dump was made by a program of {}, and the server is {}: what one has and the other lacks \
@@ -252,20 +252,22 @@ impl Restorer for MysqlRestorer {
             existing: looked.existing.clone(),
             into_existing,
             max_packet: looked.server.max_packet,
+            families: (family(&plan.request().format), looked.server.flavour),
             subject: self.connection.describe(),
         };
         let (bytes, waiting) = routed(cx, dump.bytes, routing);
         let (command, file) = looked.sql.command().map_err(|error| self.fail(error))?;
         let command = command.args(&self.extra_args);
         let bytes = prefixed(bytes);
-        let fed =
-            feed(cx, &command, self.waiting, bytes, |error| self.fail(MysqlError::of_tool(error))).await;
+        let (from, to) = (family(&plan.request().format), looked.server.flavour);
+        let refused = |error| self.fail(MysqlError::of_tool(error).of_other_family(from, to));
+        let fed = feed(cx, &command, self.waiting, bytes, refused).await;
         drop(file);
         let outcome = match fed {
             Ok(fed) => match waiting.await {
                 Ok((waiting, total)) => {
                     let mut warnings: Vec<String> = fed.stderr.lines().map(str::to_owned).collect();
-                    let done = self.hand_over(cx, &looked, waiting, into_existing, &mut warnings).await;
+                    let done = self.hand_over(cx, &looked, waiting, plan.request(), &mut warnings).await;
                     done.map(|()| Restored { target: plan.target().to_owned(), bytes: total, warnings })
                 }
                 Err(_) => Err(Error::bug("a dump was applied without its end")),
@@ -281,6 +283,11 @@ impl Restorer for MysqlRestorer {
             }),
         }
     }
+}
+
+/// Whose programs write this format.
+fn family(format: &DumpFormat) -> Flavour {
+    if format.as_str() == MARIADB_SQL { Flavour::MariaDb } else { Flavour::MySql }
 }
 
 /// The text with what makes a session ready for it: long pauses of the stream are no reason to end

@@ -4,6 +4,7 @@
 //! routines and events wait until the tables are in place: a table with triggers cannot be moved,
 //! an event would run against half a database, and a view names the tables it stands on.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use backup_core::{ByteStream, Context, Error, ErrorKind, Plain, Stage};
@@ -16,9 +17,15 @@ use crate::mysql::error::MysqlError;
 use crate::mysql::inspect::{Told, not_whole};
 use crate::mysql::names::identifier;
 use crate::mysql::script::{Definition, Script, ScriptError, Text, Unit};
+use crate::mysql::tools::Flavour;
 
 /// The most bytes of definitions that wait.
 const HELD_MAX: usize = 32 * 1024 * 1024;
+/// The variable that dumps set to a value of their own.
+const SQL_MODE: &[u8] = b"SQL_MODE";
+/// Without this mode a server that lacks a table's storage engine takes another one silently.
+const KEEP_ENGINES: &[u8] =
+    b"\nSET SESSION sql_mode = CONCAT(@@SESSION.sql_mode, ',NO_ENGINE_SUBSTITUTION');\n";
 /// Parts shorter than this are gathered into one.
 const GATHERED: usize = 64 * 1024;
 
@@ -35,6 +42,8 @@ pub(super) struct Routing {
     pub(super) into_existing: bool,
     /// The longest statement that the server takes.
     pub(super) max_packet: u64,
+    /// Whose dump it is, and whose server.
+    pub(super) families: (Flavour, Flavour),
     /// What this restore is about, in errors.
     pub(super) subject: String,
 }
@@ -221,7 +230,11 @@ impl Router {
     fn whole(&mut self, unit: &Unit, text: &Bytes) -> Result<(), Stop> {
         match unit {
             Unit::Session => {
+                let text = &*self.portable(text);
                 self.small.extend_from_slice(text);
+                if text.to_ascii_uppercase().windows(SQL_MODE.len()).any(|word| word == SQL_MODE) {
+                    self.small.extend_from_slice(KEEP_ENGINES);
+                }
                 self.waiting.definitions.extend_from_slice(text);
             }
             Unit::CreateDatabase { name, text } => {
@@ -244,19 +257,38 @@ impl Router {
                 self.waiting.definitions.extend_from_slice(renamed.as_bytes());
             }
             Unit::Definition(what, name) => {
-                self.note(*what, name)?;
-                self.define(text);
+                let (key, drops) = (what.key(name), Unit::drops(text));
+                let ours = |target: &String| self.waiting.names.contains(&(target.clone(), key.clone()));
+                let made = self.database.as_ref().is_some_and(ours);
+                if drops {
+                    self.refuse_clash(&key)?;
+                } else {
+                    self.note(*what, name)?;
+                }
+                // Dumps drop what exists before they make it: here it does not exist, or is somebody
+                // else's. A view is made twice, first without its text, and that is dropped.
+                if !drops || made {
+                    self.define(text);
+                }
             }
             Unit::Block => {
                 for (what, name) in Unit::of_block(text) {
                     self.note(what, &name)?;
                 }
-                self.define(text);
+                self.define(&self.portable(text));
             }
             Unit::Account => self.waiting.accounts.extend_from_slice(text),
             _ => {}
         }
         Ok(())
+    }
+
+    /// The text without what the server's family does not know and can do without.
+    fn portable<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
+        match self.routing.families {
+            (Flavour::MariaDb, Flavour::MySql) => without_mode(text),
+            _ => Cow::Borrowed(text),
+        }
     }
 
     fn define(&mut self, text: &[u8]) {
@@ -340,9 +372,61 @@ impl Waiting {
     }
 }
 
+/// Without a mode that MariaDB has set for every definition, that MySQL lacks, and that means nothing
+/// outside of `GRANT`. Only in the lines that set modes, before the definition itself.
+fn without_mode(text: &[u8]) -> Cow<'_, [u8]> {
+    const MODE: &[u8] = b"NO_AUTO_CREATE_USER";
+    if memchr::memmem::find(text, MODE).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let (mut changed, mut defines) = (Vec::with_capacity(text.len()), false);
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let sets = memchr::memmem::find(line, b"SET ").is_some_and(|at| at < 12)
+            && memchr::memmem::find(line, b"sql_mode").is_some();
+        defines |= memchr::memmem::find(line, b"CREATE").is_some_and(|at| at < 12);
+        match memchr::memmem::find(line, MODE) {
+            Some(at) if sets && !defines => {
+                let (before, after) = (&line[..at], &line[at + MODE.len()..]);
+                let (before, after) = match before.strip_suffix(b",") {
+                    Some(before) => (before, after),
+                    None => (before, after.strip_prefix(b",").unwrap_or(after)),
+                };
+                changed.extend_from_slice(before);
+                changed.extend_from_slice(after);
+            }
+            _ => changed.extend_from_slice(line),
+        }
+    }
+    Cow::Owned(changed)
+}
+
 fn slice<'a>(chunk: &'a Bytes, text: &'a Text<'_>) -> &'a [u8] {
     match text {
         Text::Held(bytes) => bytes,
         Text::At(range) => &chunk[range.clone()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_is_taken_out_where_it_is_set_and_nowhere_else() {
+        for (text, expected) in [
+            (
+                "/*!50003 SET sql_mode = 'A,NO_AUTO_CREATE_USER,B' */ ;\n",
+                "/*!50003 SET sql_mode = 'A,B' */ ;\n",
+            ),
+            ("SET sql_mode = 'NO_AUTO_CREATE_USER,B';\n", "SET sql_mode = 'B';\n"),
+            ("/*!50003 SET sql_mode = 'NO_AUTO_CREATE_USER,B' */ ;\n", "/*!50003 SET sql_mode = 'B' */ ;\n"),
+            ("/*!50003 SET sql_mode = 'NO_AUTO_CREATE_USER' */ ;\n", "/*!50003 SET sql_mode = '' */ ;\n"),
+            (
+                "DELIMITER ;;\n/*!50003 SET sql_mode = 'A,NO_AUTO_CREATE_USER' */ ;;\n/*!50106 CREATE EVENT e DO SELECT '\n/*!50003 SET sql_mode = NO_AUTO_CREATE_USER\n' */ ;;\n",
+                "DELIMITER ;;\n/*!50003 SET sql_mode = 'A' */ ;;\n/*!50106 CREATE EVENT e DO SELECT '\n/*!50003 SET sql_mode = NO_AUTO_CREATE_USER\n' */ ;;\n",
+            ),
+        ] {
+            assert_eq!(String::from_utf8_lossy(&without_mode(text.as_bytes())), expected);
+        }
     }
 }

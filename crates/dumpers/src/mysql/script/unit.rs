@@ -76,6 +76,11 @@ impl Unit {
         })
     }
 
+    /// Whether a statement drops something.
+    pub(in crate::mysql) fn drops(text: &[u8]) -> bool {
+        Words { rest: text.trim_ascii_start() }.keyword() == "DROP"
+    }
+
     /// The routines, triggers and events that a block makes or drops.
     pub(in crate::mysql) fn of_block(text: &[u8]) -> Vec<(Definition, String)> {
         let text = text.trim_ascii_start();
