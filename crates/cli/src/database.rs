@@ -160,20 +160,69 @@ pub(crate) fn refuse_password(url: &str, argument: &str) -> Outcome {
         }
         _ => "",
     };
+    if user.contains(':') {
+        return Err(refused(argument, "a password", PASSWORD_HINT));
+    }
     let query = url.split_once('?').map_or("", |(_, query)| query);
-    let in_query = query.split('&').any(|pair| {
-        let key = pair.split('=').next().unwrap_or_default().to_ascii_lowercase();
-        ["password", "sslpassword", "pwd", "passwd"].contains(&key.as_str())
-    });
-    if user.contains(':') || in_query {
-        return Err(Failure::usage(
-            argument,
-            "holds a password, which every user of this machine could read in the process list",
-            "leave it out of the URL and pass --set password_file=FILE or the variable that the database's own programs \
-             read (PGPASSWORD, MYSQL_PWD, REDISCLI_AUTH; for MongoDB MONGODB_PASSWORD), or write a table with password_file into the configuration",
-        ));
+    for pair in query.split(['&', ';']) {
+        let key = pair.split('=').next().unwrap_or_default();
+        match secret_of(key) {
+            Some(what @ "a password") => return Err(refused(argument, what, PASSWORD_HINT)),
+            Some(what) => return Err(refused(argument, what, SECRET_HINT)),
+            None => {}
+        }
     }
     Ok(())
+}
+
+const PASSWORD_HINT: &str = "leave it out of the URL and pass --set password_file=FILE or the variable that the database's own programs \
+     read (PGPASSWORD, MYSQL_PWD, REDISCLI_AUTH; for MongoDB MONGODB_PASSWORD), or write a table with password_file into the configuration";
+const SECRET_HINT: &str = "leave it out of the URL; write the url with it into a table of the configuration file, which only this user can \
+     read (mode 0600), and name the table";
+
+fn refused(argument: &str, what: &str, hint: &str) -> Failure {
+    let what = format!("holds {what}, which every user of this machine could read in the process list");
+    Failure::usage(argument, what, hint)
+}
+
+/// What kind of secret a parameter of this name holds, whatever the case and the encoding of its
+/// letters.
+fn secret_of(key: &str) -> Option<&'static str> {
+    // Other spellings of one name: `ssl_password`, `ssl-password`, `%70assword`.
+    let letters = |byte: &u8| byte.is_ascii_alphanumeric();
+    let name: Vec<u8> = unescaped(key.as_bytes()).into_iter().filter(letters).collect();
+    let name = String::from_utf8_lossy(&name).to_ascii_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| name.contains(word));
+    // A file's name is no secret.
+    if name.ends_with("file") {
+        None
+    } else if has(&["password", "passwd", "pwd"]) {
+        Some("a password")
+    } else if has(&["passphrase", "token", "secret", "authmechanismproperties"]) {
+        Some("a secret")
+    } else {
+        None
+    }
+}
+
+/// Percent encoding undone as far as it is any.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, after)) = rest.split_first() {
+        let digit = |at: usize| after.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        match (first, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push((high << 4 | low) as u8);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    bytes
 }
 
 #[cfg(test)]
@@ -295,11 +344,37 @@ mod tests {
             "mysql://u:hunter2@h/d",
             "mongodb+srv://u:hunter2@h/d",
             "rediss://:hunter2@h",
+            "mysql://h/d?PWD=hunter2",
+            "mysql://h/d?ssl_Passwd=hunter2",
+            "postgres://h/d?sslmode=require&%70assw%6Frd=hunter2",
         ] {
-            let failure = refuse_password(bad, "argument SOURCE").unwrap_err();
-            assert!(!failure.for_a_person().contains("hunter2"), "{bad}");
+            let failure = refuse_password(bad, "argument SOURCE").unwrap_err().for_a_person();
+            assert!(!failure.contains("hunter2") && failure.contains("password_file"), "{bad}: {failure}");
         }
-        for good in ["postgres://u@h:5432/d", "postgres://h/d?sslmode=require", "sqlite:/a:b@c", "-"] {
+        for bad in [
+            "mongodb://h/d?tls=true&authMechanismProperties=AWS_SESSION_TOKEN:hunter2",
+            "mongodb://h/d?auth-mechanism-properties=hunter2",
+            "firestore://p/d?access_token=hunter2",
+            "firestore://p/d?Client-Secret=hunter2",
+            "postgres://h/d?oauth_client_secret=hunter2",
+            "postgres://h/d?sslPassPhrase=hunter2",
+            "mysql://h/d?x=1;token=hunter2",
+        ] {
+            let failure = refuse_password(bad, "argument SOURCE").unwrap_err().for_a_person();
+            assert!(
+                !failure.contains("hunter2") && failure.contains("configuration file"),
+                "{bad}: {failure}"
+            );
+        }
+        for good in [
+            "postgres://u@h:5432/d",
+            "postgres://h/d?sslmode=require",
+            "postgres://h/d?passfile=%2Fp",
+            "mongodb://h/d?tlsCertificateKeyFile=%2Fp&authMechanism=MONGODB-X509",
+            "postgres://h/d?application_name=token",
+            "sqlite:/a:b@c",
+            "-",
+        ] {
             assert!(refuse_password(good, "argument SOURCE").is_ok(), "{good}");
         }
     }
