@@ -96,6 +96,31 @@ fn a_backup_killed_at_any_step_leaves_every_earlier_one_whole() {
     assert!(killed >= 20, "only {killed} runs were killed");
 }
 
+/// What a killed restore of several files left is a folder; the next plan names it.
+#[test]
+fn what_a_killed_restore_of_several_files_left_is_named_by_the_next() {
+    let lab = Lab::with_keys();
+    lab.database("one.db", 30);
+    lab.database("two.db", 30);
+    lab.write("s.toml", "[sources.app]\ntype = \"sqlite\"\npaths = [\"one.db\", \"two.db\"]\n");
+    lab.run(["--config", "s.toml", "backup", "app", "-d", "./b", "-r", "key.pub.pem"]).ok();
+    std::fs::create_dir(lab.path("new")).unwrap();
+    let restore = ["restore", "app@latest", "-d", "./b", "-i", "key.pem", "--to", "sqlite:new/app"];
+    let mut n = 1;
+    while lab.tree("new").is_empty() {
+        assert!(is_killed(&lab, &restore, "renameat2", n), "no restore was killed over its folder");
+        n += 1;
+    }
+    let entry = std::fs::read_dir(lab.path("new")).unwrap().next().unwrap().unwrap();
+    let left = entry.file_name().into_string().unwrap();
+    assert!(left.starts_with(".app.") && left.ends_with(".partial"), "{left}");
+    let plan = lab.run(restore.iter().chain(&["--dry-run"])).ok();
+    assert!(plan.text().contains(&format!("leave new/{left}")), "{}", plan.text());
+    lab.run(restore).ok();
+    assert_eq!(lab.rows("new/app/one.db"), lab.rows("one.db"));
+    assert!(lab.path("new").join(left).exists(), "it may be what an exchange kept, so nobody removes it");
+}
+
 /// A killed restore leaves plaintext under a hidden name. The next one to the same name takes it away.
 #[test]
 fn what_a_killed_restore_left_is_named_and_removed_by_the_next() {

@@ -45,6 +45,49 @@ fn a_database_is_backed_up_listed_verified_and_restored_equal() {
 }
 
 #[test]
+fn several_files_of_one_source_come_back_as_a_folder() {
+    let lab = Lab::with_keys();
+    std::fs::create_dir_all(lab.path("data/tenants")).unwrap();
+    let names = ["main.db", "tenants/a.db", "tenants/b \u{fc}.db"];
+    for (rows, name) in [(300, names[0]), (20, names[1]), (1, names[2])] {
+        lab.database(&format!("data/{name}"), rows);
+    }
+    lab.write("data/tenants/notes.txt", "no database");
+    lab.write(
+        "s.toml",
+        "destination = \"./b\"\n[sources.app]\ntype = \"sqlite\"\npaths = [\"data/main.db\", \"data/tenants/*.db\"]\n\
+         [keys]\nrecipients = [\"key.pub.pem\"]\nidentities = [\"key.pem\"]\n",
+    );
+    let run = |args: &[&str]| lab.run(["--config", "s.toml"].iter().chain(args));
+    let done = run(&["--json", "backup", "app"]).ok();
+    assert!(done.stderr.contains("the moments differ"), "{}", done.stderr);
+    assert_eq!(done.stderr.matches("the moments differ").count(), 1, "{}", done.stderr);
+    assert_eq!(done.json()["backup"]["format"], "sqlite-bundle");
+    let deep = run(&["--json", "verify", "app@latest", "--deep"]).ok().json();
+    assert_eq!(deep["parsed"], true);
+    // What was told at the dump is told to whoever reads it later.
+    assert!(deep["report"]["warnings"][0].as_str().unwrap().contains("the moments differ"), "{deep}");
+    let text = run(&["verify", "app@latest", "--deep"]).ok();
+    assert!(text.text().contains("told at the dump: each file is of one moment"), "{}", text.text());
+    for name in names {
+        assert!(deep["tables"].to_string().contains(name), "{deep}");
+    }
+    let restore = ["restore", "app@latest", "--to", "sqlite:back"];
+    assert!(
+        run(&["restore", "app@latest", "--to", "sqlite:back", "--dry-run"])
+            .ok()
+            .text()
+            .contains("hidden folder")
+    );
+    run(&restore).ok();
+    assert_eq!(lab.tree("back"), names);
+    for name in names {
+        assert_eq!(lab.rows(&format!("back/{name}")), lab.rows(&format!("data/{name}")), "{name}");
+    }
+    run(&restore).fails(11, "back");
+}
+
+#[test]
 fn stdin_and_commands_are_sources_and_targets_too() {
     let lab = Lab::with_keys();
     let to = ["-d", "./b", "-r", "key.pub.pem"];

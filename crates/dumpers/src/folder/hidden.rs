@@ -16,10 +16,10 @@ const SUFFIX: &str = ".partial";
 
 /// A folder beside the target that only this user can enter.
 #[derive(Debug)]
-pub(super) struct Hidden(Option<TempDir>, PathBuf);
+pub(crate) struct Hidden(Option<TempDir>, PathBuf);
 
 impl Hidden {
-    pub(super) fn beside(target: &Path) -> Result<Self> {
+    pub(crate) fn beside(target: &Path) -> Result<Self> {
         let made = tempfile::Builder::new()
             .prefix(&prefix(target))
             .suffix(SUFFIX)
@@ -30,12 +30,12 @@ impl Hidden {
         Ok(Self(Some(made), path))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.1
     }
 
     /// Leaves it to whoever has it now.
-    pub(super) fn keep(mut self) -> PathBuf {
+    pub(crate) fn keep(mut self) -> PathBuf {
         if let Some(folder) = self.0.take() {
             let _ = folder.keep();
         }
@@ -43,7 +43,7 @@ impl Hidden {
     }
 
     /// Removes it after `error`, which tells if that fails: what is in it is plaintext.
-    pub(super) fn give_up(mut self, error: Error) -> Error {
+    pub(crate) fn give_up(mut self, error: Error) -> Error {
         match self.remove() {
             Ok(()) => error,
             Err(left) => {
@@ -100,7 +100,7 @@ fn open_below(folder: &OwnedFd) -> rustix::io::Result<()> {
 
 /// Hidden folders of this user that earlier restores to `target` left: killed ones, and exchanges,
 /// which keep there what had the name before. Which of both nobody can tell, so they stay.
-pub(super) fn left_over(target: &Path) -> Vec<PathBuf> {
+pub(crate) fn left_over(target: &Path) -> Vec<PathBuf> {
     let prefix = prefix(target);
     let Ok(entries) = std::fs::read_dir(folder_of(target)) else { return Vec::new() };
     let own = rustix::process::geteuid().as_raw();

@@ -26,6 +26,7 @@ use serde::Deserialize;
 
 pub use dump::FolderDumper;
 pub use error::TarError;
+pub(crate) use hidden::{Hidden, left_over};
 pub use inspect::TarInspector;
 pub(crate) use pattern::matches;
 pub use restore::FolderRestorer;

@@ -27,7 +27,7 @@ use super::restore::SqliteRestorer;
 use super::{SQLITE_BUNDLE, SQLITE_IMAGE, SqliteConfig};
 use crate::bundle::{Gathered, MemberHead, Members, gathered, inspected};
 use crate::command::refuse_selection;
-use crate::folder::matches;
+use crate::folder::{Hidden, left_over, matches};
 use crate::publish::{blocking, check_new, file_error, folder_of};
 
 /// What the report says of a file that was in WAL mode.
@@ -234,12 +234,22 @@ fn is_member(name: &str) -> bool {
 /// What is planned for a bundle: a new folder.
 pub(super) async fn plan(path: &Path, request: RestoreRequest) -> Result<RestorePlan> {
     let (target, len) = (path.to_owned(), request.source_len);
-    blocking(move || check_new(&target, len, false)).await?;
+    let left = blocking(move || {
+        check_new(&target, len, false)?;
+        Ok(left_over(&target))
+    })
+    .await?;
     let name = path.display().to_string();
-    let steps = vec![
+    let mut steps = vec![
         format!("write each database into a hidden folder beside {name} and check it"),
         format!("after the verified end of the dump give the folder the name {name}"),
     ];
+    for left in left {
+        steps.push(format!(
+            "leave {}, which an earlier restore left (killed, or what an exchange kept): look into it and remove it",
+            left.display()
+        ));
+    }
     Ok(RestorePlan::looked_at(request, name, steps))
 }
 
@@ -248,13 +258,7 @@ pub(super) async fn restore(cx: &Context, path: &Path, dump: Dump) -> Result<Res
     let target = path.to_owned();
     let hidden = blocking(move || {
         check_new(&target, None, false)?;
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let short: String = name.chars().take(100).collect();
-        let made = tempfile::Builder::new()
-            .prefix(&format!(".{short}."))
-            .suffix(".partial")
-            .tempdir_in(folder_of(&target));
-        made.map_err(|error| file_error(&target, "cannot be begun", error))
+        Hidden::beside(&target)
     })
     .await?;
     let total = Arc::new(AtomicU64::new(0));
