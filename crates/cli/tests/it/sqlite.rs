@@ -70,7 +70,7 @@ fn several_files_of_one_source_come_back_as_a_folder() {
     let text = run(&["verify", "app@latest", "--deep"]).ok();
     assert!(text.text().contains("told at the dump: each file is of one moment"), "{}", text.text());
     for name in names {
-        assert!(deep["tables"].to_string().contains(name), "{deep}");
+        assert!(deep["report"]["tables"].to_string().contains(name), "{deep}");
     }
     let restore = ["restore", "app@latest", "--to", "sqlite:back"];
     assert!(
