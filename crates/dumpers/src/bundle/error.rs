@@ -47,6 +47,15 @@ pub enum BundleError {
     /// Two whole members with one name.
     #[error("two members are called {0:?}")]
     Twice(String),
+    /// A name longer than allowed.
+    #[error("a member has a name longer than allowed: {name:?}...")]
+    NameLength {
+        /// The member's name, cut.
+        name: String,
+    },
+    /// More members, or more names, than allowed.
+    #[error("it has more members than allowed")]
+    TooMany,
     /// More members at a time than allowed.
     #[error("more members are open at a time than allowed")]
     TooManyOpen,

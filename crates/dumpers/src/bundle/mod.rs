@@ -14,6 +14,7 @@ mod error;
 mod gather;
 mod inspect;
 mod members;
+mod names;
 mod read;
 mod record;
 mod write;
@@ -23,5 +24,8 @@ pub use gather::{Gathered, gathered};
 pub use inspect::inspected;
 pub use members::{Member, Members};
 pub use read::{BundleReader, Summary, Turn};
-pub use record::{DATA_LEN_MAX, HEAD_LEN_MAX, MAGIC, MEMBERS_OPEN_MAX, MemberHead, MemberId};
+pub use record::{
+    DATA_LEN_MAX, HEAD_LEN_MAX, MAGIC, MEMBERS_MAX, MEMBERS_OPEN_MAX, MemberHead, MemberId, NAME_LEN_MAX,
+    NAMES_LEN_MAX,
+};
 pub use write::BundleWriter;

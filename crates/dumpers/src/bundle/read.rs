@@ -1,9 +1,10 @@
 //! Members from records. No IO: the caller feeds bytes and takes turns.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
+use super::names::Names;
 use super::record::{Kind, RECORD_HEAD_LEN};
 use super::{BundleError, MAGIC, MEMBERS_OPEN_MAX, MemberHead, MemberId};
 
@@ -29,7 +30,7 @@ pub struct Summary {
 
 /// Reads a bundle strictly.
 ///
-/// Holds what was fed and not taken yet, and at most one head besides. After an error it gives the
+/// Holds what was fed and not taken yet, the names so far, and at most one head besides. After an error it gives the
 /// same error for ever.
 #[derive(Debug, Default)]
 pub struct BundleReader {
@@ -38,7 +39,7 @@ pub struct BundleReader {
     state: State,
     last: u32,
     open: HashMap<u32, (String, u64)>,
-    names: HashSet<String>,
+    names: Names,
     closed: u64,
     failed: Option<BundleError>,
 }
@@ -166,9 +167,7 @@ impl BundleReader {
                 if self.open.len() >= MEMBERS_OPEN_MAX {
                     return Err(BundleError::TooManyOpen);
                 }
-                if !self.names.insert(head.name.clone()) {
-                    return Err(BundleError::Twice(head.name));
-                }
+                self.names.take(member, &head.name)?;
                 self.last = member;
                 self.open.insert(member, (head.name.clone(), 0));
                 Turn::Open(id, head)
@@ -183,7 +182,7 @@ impl BundleReader {
             }
             Kind::Abandon => {
                 let (name, _) = self.open.remove(&member).ok_or(BundleError::NotOpen(member))?;
-                self.names.remove(&name);
+                self.names.free(&name);
                 Turn::Abandon(id)
             }
             Kind::End | Kind::Data => {
@@ -232,7 +231,7 @@ impl BundleReader {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{BundleWriter, DATA_LEN_MAX};
+    use super::super::{BundleWriter, DATA_LEN_MAX, MEMBERS_MAX, NAME_LEN_MAX};
     use super::*;
 
     /// Everything a reader makes of bytes that come in pieces of this length.
@@ -330,6 +329,10 @@ mod tests {
             (begin(&[&open(2, "a")]), BundleError::Number { expected: 1, found: 2 }),
             (begin(&[&record(1, 1, b"{}")]), BundleError::Head(1)),
             (begin(&[&open(1, "a"), &open(2, "a")]), BundleError::Twice("a".into())),
+            (
+                begin(&[&open(1, &"n".repeat(NAME_LEN_MAX + 1))]),
+                BundleError::NameLength { name: "n".repeat(100) },
+            ),
             (begin(&[&open(1, "a"), &record(5, 0, &zero)]), BundleError::EndsOpen("a".into())),
             (
                 begin(&[&open(1, "a"), &record(2, 1, b"x"), &record(3, 1, &zero)]),
@@ -356,6 +359,17 @@ mod tests {
         }
         assert_eq!(writer.open(&MemberHead::new("x", "raw"), &mut out), Err(BundleError::TooManyOpen));
         assert_eq!(read(&out.concat(), 4096), Err(BundleError::Truncated));
+    }
+
+    #[test]
+    fn one_member_more_than_allowed_is_refused() {
+        let mut reader = BundleReader { last: MEMBERS_MAX - 1, state: State::Record, ..BundleReader::new() };
+        for (number, expected) in [(MEMBERS_MAX, Ok(true)), (MEMBERS_MAX + 1, Err(BundleError::TooMany))] {
+            let head = format!("{{\"name\":\"{number}\",\"format\":\"raw\"}}");
+            let len = (head.len() as u32).to_le_bytes();
+            reader.feed([&[1][..], &number.to_le_bytes(), &len, head.as_bytes()].concat().into());
+            assert_eq!(reader.turn().map(|turn| turn.is_some()), expected);
+        }
     }
 
     proptest! {

@@ -14,6 +14,12 @@ pub const DATA_LEN_MAX: usize = 1 << 20;
 pub const HEAD_LEN_MAX: usize = 64 << 10;
 /// The most members that may be open at the same time.
 pub const MEMBERS_OPEN_MAX: usize = 1024;
+/// The most members of a bundle, abandoned ones among them.
+pub const MEMBERS_MAX: u32 = 1 << 20;
+/// The most bytes of a member's name: a path of any system is no longer.
+pub const NAME_LEN_MAX: usize = 4096;
+/// The most bytes of all names of a bundle together, which both sides hold to find a name twice.
+pub const NAMES_LEN_MAX: usize = 64 << 20;
 /// Kind, member and length.
 pub(super) const RECORD_HEAD_LEN: usize = 9;
 

@@ -1,9 +1,10 @@
 //! Records from members. No IO: frames are given to the caller.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
+use super::names::Names;
 use super::record::{Kind, RECORD_HEAD_LEN};
 use super::{BundleError, DATA_LEN_MAX, HEAD_LEN_MAX, MAGIC, MEMBERS_OPEN_MAX, MemberHead, MemberId};
 
@@ -15,7 +16,7 @@ pub struct BundleWriter {
     begun: bool,
     last: u32,
     open: HashMap<u32, (String, u64)>,
-    names: HashSet<String>,
+    names: Names,
     closed: u64,
 }
 
@@ -30,7 +31,8 @@ impl BundleWriter {
     ///
     /// # Errors
     /// [`BundleError::Twice`] for a name that an open or whole member has,
-    /// [`BundleError::TooManyOpen`], [`BundleError::HeadLength`].
+    /// [`BundleError::NameLength`], [`BundleError::TooMany`], [`BundleError::TooManyOpen`],
+    /// [`BundleError::HeadLength`].
     pub fn open(&mut self, head: &MemberHead, out: &mut Vec<Bytes>) -> Result<MemberId, BundleError> {
         let json = serde_json::to_vec(head).map_err(|_| BundleError::Head(self.last + 1))?;
         if json.len() > HEAD_LEN_MAX {
@@ -39,9 +41,7 @@ impl BundleWriter {
         if self.open.len() >= MEMBERS_OPEN_MAX {
             return Err(BundleError::TooManyOpen);
         }
-        if !self.names.insert(head.name.clone()) {
-            return Err(BundleError::Twice(head.name.clone()));
-        }
+        self.names.take(self.last + 1, &head.name)?;
         self.last += 1;
         self.open.insert(self.last, (head.name.clone(), 0));
         self.record(Kind::Open, self.last, &json, out);
@@ -85,7 +85,7 @@ impl BundleWriter {
     /// [`BundleError::NotOpen`].
     pub fn abandon(&mut self, member: MemberId, out: &mut Vec<Bytes>) -> Result<(), BundleError> {
         let (name, _) = self.open.remove(&member.0).ok_or(BundleError::NotOpen(member.0))?;
-        self.names.remove(&name);
+        self.names.free(&name);
         self.record(Kind::Abandon, member.0, &[], out);
         Ok(())
     }
