@@ -218,6 +218,13 @@ impl Connection {
         other
     }
 
+    /// The same, under this name among the server's sessions.
+    pub(crate) fn named(&self, application: &str) -> Self {
+        let mut other = self.clone();
+        other.env.insert("PGAPPNAME", application.to_owned());
+        other
+    }
+
     /// The same, held to the one server that answered where several are named.
     pub(crate) fn pinned(&self, host: &str, port: &str) -> Self {
         let mut other = self.clone();

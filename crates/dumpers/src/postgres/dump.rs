@@ -20,14 +20,12 @@ use super::names::qualified;
 use super::parallel;
 use super::parallel::snapshot::Snapshot;
 use super::query::Psql;
-use super::restore::random_u32;
-use super::settings::OnBlocked;
 use super::tools::{Client, fitting, installed};
 use super::{PG_CUSTOM, check_extra_args};
 use crate::command::waiting;
 use crate::tool::{Places, ToolCommand, Waiting, stream};
 use look::{LOOK, Looked};
-pub(super) use watch::{Patience, Watch};
+pub(super) use watch::{Mark, Patience, Watch};
 
 /// Seconds to wait for a lock on a table, unless the settings say otherwise.
 const LOCK_TIMEOUT: u64 = 300;
@@ -76,7 +74,7 @@ impl PostgresDumper {
     }
 
     /// How long others may wait for the dump; `None` to look after nobody.
-    fn patience(&self) -> Option<Patience> {
+    pub(super) fn patience(&self) -> Option<Patience> {
         let limit = self.config.lock_wait_limit_seconds.unwrap_or(LOCK_WAIT_LIMIT);
         let on_blocked = self.config.on_blocked.unwrap_or_default();
         (limit > 0).then(|| Patience { limit: Duration::from_secs(limit), on_blocked })
@@ -139,17 +137,19 @@ impl PostgresDumper {
         options: &[String],
     ) -> Result<Attempt> {
         let subject = self.connection.describe();
-        let before = Snapshot::take(cx, psql.client(), &self.connection, self.waiting)
+        let mark = Mark::random().map_err(|error| error.about(&subject).at(Stage::Dump))?;
+        let before = Snapshot::take(cx, psql.client(), &self.connection, self.waiting, &mark)
             .await
             .map_err(|error| error.about(&subject).at(Stage::Dump))?;
         // A snapshot of its own is a little later: what changed in between is told needlessly.
         let own = |arg: &String| ["--sn", "--ser"].iter().any(|beginning| arg.starts_with(beginning));
         let at = (!options.iter().any(own)).then(|| format!("--snapshot={}", before.id));
-        let mark = format!("strongroom dump {:08x}", random_u32().map_err(|error| error.about(&subject))?);
-        let command = before.connection.give(ToolCommand::new(&client.path).args(options).args(at));
-        let output = stream(cx, &command.env("PGAPPNAME", &mark), self.waiting, false)
-            .map_err(|error| Error::from(error).at(Stage::Dump))?;
-        let watch = self.patience().map(|patience| Watch::start(cx, psql.clone(), &mark, patience));
+        let connection = before.connection.named(&mark.dump());
+        let command = connection.give(ToolCommand::new(&client.path).args(options).args(at));
+        let output =
+            stream(cx, &command, self.waiting, false).map_err(|error| Error::from(error).at(Stage::Dump))?;
+        let watch =
+            self.patience().map(|patience| Watch::start(cx, psql.at(&before.connection), &mark, patience));
         let convert = move |error| PostgresError::of_tool(error).about(&subject).at(Stage::Dump);
         Ok(Attempt { bytes: output.into_bytes(convert, || ()), watch, before: Some(before), changed: false })
     }
@@ -167,14 +167,18 @@ struct Attempt {
 
 impl Attempt {
     async fn next(&mut self, subject: &str) -> Option<Result<bytes::Bytes>> {
-        let next = self.bytes.next().await;
-        // The session that was ended is no error of its own.
-        match self.watch.as_ref().and_then(Watch::gave_way) {
-            Some(who) if matches!(&next, Some(Err(error)) if error.kind() != ErrorKind::Cancelled) => {
-                return Some(Err(PostgresError::GaveWay(who).about(subject).at(Stage::Dump)));
+        let next = self.read(subject).await?;
+        // The sessions that were ended are no errors of their own.
+        Some(match (next, self.watch.as_ref().and_then(Watch::gave_way)) {
+            (Err(error), Some(who)) if error.kind() != ErrorKind::Cancelled => {
+                Err(PostgresError::GaveWay(who).about(subject).at(Stage::Dump))
             }
-            _ => {}
-        }
+            (next, _) => next,
+        })
+    }
+
+    async fn read(&mut self, subject: &str) -> Option<Result<bytes::Bytes>> {
+        let next = self.bytes.next().await;
         // pg_dump writes nothing before it has all its locks. A small dump is over by now, so all tables
         // are looked at rather than those it has locked.
         if let (Some(Ok(_)), Some(mut snapshot)) = (&next, self.before.take())
@@ -272,14 +276,8 @@ impl Dumper for PostgresDumper {
             cx.report(Event::Warning(&warning));
         }
         if self.jobs > 1 {
-            if config.on_blocked == Some(OnBlocked::GiveWay) {
-                let what = "a dump over several connections gives way to nobody";
-                return Err(Error::new(ErrorKind::Config, subject, what)
-                    .with_hint("leave out jobs or on_blocked")
-                    .at(Stage::Dump));
-            }
             let versions = looked.versions(&client);
-            return self.dump_parallel(cx, what, self.jobs, client, versions).await;
+            return self.dump_parallel(cx, what, self.jobs, client, &psql, versions).await;
         }
         let options = self.options(what);
         let (settler, report) = Settled::pending();

@@ -55,6 +55,9 @@ pub enum PostgresError {
     /// The last step of a restore was sent and its answer is lost.
     #[error("the database may or may not have its name: {0}")]
     Unsettled(String),
+    /// Roles were to be made, and it is not known whether they were.
+    #[error("these roles may or may not have been made: {0}")]
+    RolesUnsettled(String),
     /// The dump is of a newer kind than the program for this server reads.
     #[error("the dump is newer than what fits this server: {0}")]
     DumpTooNew(String),
@@ -182,12 +185,16 @@ impl PostgresError {
             Self::Unsettled(_) => {
                 (ErrorKind::Uncertain, "look whether the database exists before trying again".to_owned())
             }
+            Self::RolesUnsettled(_) => (
+                ErrorKind::Uncertain,
+                "look at the server's roles, and drop these if they are new, before trying again".to_owned(),
+            ),
             Self::DumpTooNew(_) => {
                 (ErrorKind::Unsupported, "restore to a server as new as the one that was dumped".to_owned())
             }
             Self::SnapshotLost(_) => (
                 ErrorKind::Unavailable,
-                "let nothing end the session with application_name 'strongroom snapshot', and try again"
+                "let nothing end the session whose application_name begins with 'strongroom snapshot', and try again"
                     .to_owned(),
             ),
             Self::NotParallel(_) => (ErrorKind::Unsupported, "leave jobs out for this source".to_owned()),

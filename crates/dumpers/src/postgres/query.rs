@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use super::config::Connection;
 use super::error::PostgresError;
 use super::names::literal;
+use super::parallel::session::Session;
 use super::tools::{Client, SHORT, installed};
 use crate::tool::{Places, ToolCommand, capture};
 
@@ -38,7 +39,7 @@ impl Psql {
 
     /// The same program, another database of the server.
     pub(super) fn on(&self, database: &str) -> Self {
-        Self { client: self.client.clone(), connection: self.connection.with_database(database) }
+        self.at(&self.connection.with_database(database))
     }
 
     /// The program.
@@ -56,8 +57,30 @@ impl Psql {
         }
     }
 
+    /// The same program, another connection.
+    pub(super) fn at(&self, connection: &Connection) -> Self {
+        Self { client: self.client.clone(), connection: connection.clone() }
+    }
+
+    /// An open session, which begins with this.
+    pub(super) async fn session(&self, cx: &Context, begin: &str) -> Result<Session, PostgresError> {
+        Session::open(cx, &self.client, &self.connection, SHORT, begin).await
+    }
+
+    /// The same program and database, under another name among the server's sessions.
+    pub(super) fn named(&self, application: &str) -> Self {
+        self.at(&self.connection.named(application))
+    }
+
     /// Runs statements; the answer is whatever they print.
+    ///
+    /// # Errors
+    /// What `psql` says; `Answer` for a script with a NUL character, at which it would lose the rest of a
+    /// line and with it the end of a quote.
     pub(super) async fn run(&self, cx: &Context, sql: &str) -> Result<Vec<u8>, PostgresError> {
+        if sql.contains('\0') {
+            return Err(PostgresError::Answer("a name or a statement with a NUL character".to_owned()));
+        }
         let command = ToolCommand::new(&self.client.path).args([
             "--no-psqlrc",
             "--quiet",

@@ -9,15 +9,18 @@ use backup_core::{Context, Dump, DumpFormat, Dumper as _, ErrorKind, Restorer as
 use dumpers::Secret;
 use dumpers::postgres::{PG_CUSTOM, PostgresConfig, PostgresDumper, PostgresRestorer};
 
+use crate::own_server::OwnServer;
 use crate::postgres::{dump_of, request};
 use crate::processes::{all_arguments, marked};
 use crate::server::{Database, Server};
 
 /// More than all pipes and buffers between `pg_dump` and a reader hold.
+const BIG: &str =
+    "CREATE TABLE t AS SELECT i, repeat(md5(i::text), 30) AS x FROM generate_series(1, 30000) i";
+
 fn big(name: &str) -> Database {
     let database = Server::current().database(name);
-    database
-        .sql("CREATE TABLE t AS SELECT i, repeat(md5(i::text), 30) AS x FROM generate_series(1, 30000) i");
+    database.sql(BIG);
     database
 }
 
@@ -101,6 +104,26 @@ async fn incident_06_a_session_that_the_server_ends_is_no_clean_end() {
         }
     };
     assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Tool), "{error}");
+    assert!(dump.report.get().is_none());
+}
+
+#[tokio::test]
+async fn incident_06_a_server_that_dies_is_no_clean_end() {
+    let own = OwnServer::start("");
+    own.server.sql("postgres", "CREATE DATABASE dies");
+    own.server.sql("dies", BIG);
+    let dumper = PostgresDumper::new(&own.server.config("dies")).unwrap();
+    let mut dump = dumper.dump(&Context::new(), &Selection::default()).await.unwrap();
+    dump.bytes.next().await.unwrap().unwrap();
+    own.crash();
+    let error = loop {
+        match dump.bytes.next().await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => break error,
+            None => panic!("a dump of a server that died ended cleanly"),
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(dump.report.get().is_none());
 }
 

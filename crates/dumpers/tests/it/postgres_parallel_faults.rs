@@ -90,7 +90,7 @@ async fn without_the_snapshots_session_the_dump_fails() {
     let source = big("snapshot_lost");
     let mut dump = begin(&parallel(&source, 2)).await.unwrap();
     dump.bytes.next().await.unwrap().unwrap();
-    terminate(&source, "application_name = 'strongroom snapshot'").await;
+    terminate(&source, "application_name LIKE 'strongroom snapshot %'").await;
     let error = rest(dump, Vec::new()).await.map(|bytes| bytes.len()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(error.what().contains("the snapshot was lost"), "{error}");
@@ -167,6 +167,67 @@ async fn a_lock_that_is_not_given_is_named() {
     let config = PostgresConfig { stall_seconds: Some(1), ..parallel(&source, 2) };
     let error = begin(&config).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_somebody_stands_in_the_way_of_is_made_again() {
+    let source = Server::current().database("in_the_way");
+    source.sql(
+        "CREATE TABLE a AS SELECT repeat(md5(i::text), 30) AS x FROM generate_series(1, 10000) i; \
+         CREATE TABLE u AS SELECT 1 AS x; CREATE TABLE z AS SELECT 1 AS x",
+    );
+    let holder = source.server.session(&source.name, "BEGIN; LOCK TABLE z IN ACCESS EXCLUSIVE MODE;\n");
+    let waits = |count: u32| {
+        format!(
+            "SELECT count(DISTINCT pid) = {count} FROM pg_locks WHERE NOT granted AND database = \
+             (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+    };
+    until(&source, "SELECT count(*) FROM pg_locks WHERE relation = 'z'::regclass AND mode = 'AccessExclusiveLock' AND granted").await;
+    let config = PostgresConfig { lock_timeout_seconds: Some(8), ..parallel(&source, 2) };
+    let began = std::time::Instant::now();
+    let dumping = tokio::spawn(async move { whole(&config).await });
+    while source.sql(&waits(1)) != "t" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // pg_dump has u and waits for z, and will not be over soon. Whoever wants u next stands behind this one, who stands behind pg_dump.
+    let _alter = source.server.session(&source.name, "ALTER TABLE u ADD COLUMN y int DEFAULT 7;\n");
+    while source.sql(&waits(2)) != "t" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(holder);
+    let bytes = dumping.await.unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(8), "nobody stood in the way");
+    let target = source.server.free_name("in_the_way_back");
+    restored(&target.config(), &bytes).await.unwrap();
+    // The new column is there or not: either is one moment.
+    assert_eq!(target.sql("SELECT x FROM u; SELECT * FROM z"), "1\n1");
+}
+
+#[tokio::test]
+async fn a_table_dropped_between_its_listing_and_its_lock_is_listed_again() {
+    let source = Server::current().database("dropped_several_tables");
+    source.sql("CREATE TABLE a AS SELECT 1 AS x; CREATE TABLE b AS SELECT 1 AS x");
+    let holder = source.server.session(&source.name, "BEGIN; DROP TABLE b;\n");
+    until(
+        &source,
+        "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation > 16383",
+    )
+    .await;
+    let config = parallel(&source, 2);
+    let dumping = tokio::spawn(async move {
+        let dump = begin(&config).await?;
+        let report = dump.report.clone();
+        let bytes = collect(dump.bytes).await?;
+        Ok::<_, backup_core::Error>((bytes, report.get().unwrap().tables.clone()))
+    });
+    until(&source, "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation > 16383").await;
+    holder.send("COMMIT;\n");
+    let (bytes, tables) = dumping.await.unwrap().unwrap();
+    assert_eq!(tables, ["public.a"]);
+    let target = source.server.free_name("dropped_several_tables_back");
+    restored(&target.config(), &bytes).await.unwrap();
+    assert_eq!(content(&target), content(&source));
 }
 
 #[tokio::test]

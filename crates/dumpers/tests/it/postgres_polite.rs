@@ -31,7 +31,7 @@ impl Warnings {
 }
 
 /// More than all pipes and buffers between `pg_dump` and a reader hold.
-fn big(name: &str) -> Database {
+pub(crate) fn big(name: &str) -> Database {
     let database = Server::current().database(name);
     database.sql(
         "CREATE TABLE t AS SELECT i, repeat(md5(i::text), 30) AS x FROM generate_series(1, 30000) i; \
@@ -59,7 +59,7 @@ async fn waiting(database: &Database, count: u32) {
 async fn held_up(database: &Database) -> (Session, Session) {
     let alter = database.server.session(
         &database.name,
-        "SET application_name = 'migration'; ALTER TABLE u ADD COLUMN y int; SELECT 1;\n",
+        "SET application_name = 'migration'; ALTER\n\tTABLE\nu\nADD\nCOLUMN\ny\ntext\nDEFAULT\n'geheim'; SELECT 1;\n",
     );
     waiting(database, 1).await;
     let reader = database.server.session(&database.name, "SELECT count(*) FROM u;\n");
@@ -69,8 +69,17 @@ async fn held_up(database: &Database) -> (Session, Session) {
 
 #[tokio::test]
 async fn incident_73_74_who_is_held_up_by_a_dump_is_told() {
-    let source = big("holds_up");
-    let config = PostgresConfig { lock_wait_limit_seconds: Some(1), ..source.config() };
+    held_up_is_told("holds_up", 1).await;
+}
+
+#[tokio::test]
+async fn incident_73_74_who_is_held_up_by_a_dump_over_several_connections_is_told() {
+    held_up_is_told("holds_up_several", 2).await;
+}
+
+async fn held_up_is_told(name: &str, jobs: u32) {
+    let source = big(name);
+    let config = PostgresConfig { lock_wait_limit_seconds: Some(1), jobs: Some(jobs), ..source.config() };
     let warnings = Arc::new(Warnings::default());
     let cx = Context::new().with_progress(warnings.clone());
     let mut dump = PostgresDumper::new(&config).unwrap().dump(&cx, &Selection::default()).await.unwrap();
@@ -85,7 +94,8 @@ async fn incident_73_74_who_is_held_up_by_a_dump_is_told() {
     }
     let said = warnings.all();
     assert!(said.contains("the dump holds up session") && said.contains("(migration)"), "{said}");
-    assert!(said.contains("ALTER TABLE") && said.contains("and 1 behind it"), "{said}");
+    assert!(said.contains("(ALTER TABLE)") && said.contains("and 1 behind it"), "{said}");
+    assert!(!said.contains("geheim") && !said.contains("COLUMN"), "{said}");
     // It is whole all the same.
     collect(dump.bytes).await.unwrap();
     assert!(dump.report.get().is_some());
@@ -94,10 +104,20 @@ async fn incident_73_74_who_is_held_up_by_a_dump_is_told() {
 
 #[tokio::test]
 async fn incident_75_a_dump_gives_way_when_told() {
-    let source = big("gives_way");
+    gives_way("gives_way", 1).await;
+}
+
+#[tokio::test]
+async fn incident_75_a_dump_over_several_connections_gives_way_when_told() {
+    gives_way("gives_way_several", 3).await;
+}
+
+async fn gives_way(name: &str, jobs: u32) {
+    let source = big(name);
     let config = PostgresConfig {
         lock_wait_limit_seconds: Some(1),
         on_blocked: Some(OnBlocked::GiveWay),
+        jobs: Some(jobs),
         ..source.config()
     };
     let mut dump =
@@ -122,7 +142,16 @@ async fn incident_75_a_dump_gives_way_when_told() {
 
 #[tokio::test]
 async fn a_dump_that_gave_way_before_its_first_byte_is_made_again() {
-    let source = Server::current().database("again");
+    made_again("again", 1).await;
+}
+
+#[tokio::test]
+async fn a_dump_over_several_connections_that_gave_way_at_its_start_is_made_again() {
+    made_again("again_several", 2).await;
+}
+
+async fn made_again(name: &str, jobs: u32) {
+    let source = Server::current().database(name);
     source.sql(
         "CREATE TABLE a AS SELECT 1 AS x; CREATE TABLE u AS SELECT 1 AS x; CREATE TABLE z AS SELECT 1 AS x",
     );
@@ -136,12 +165,15 @@ async fn a_dump_that_gave_way_before_its_first_byte_is_made_again() {
     let config = PostgresConfig {
         lock_wait_limit_seconds: Some(1),
         on_blocked: Some(OnBlocked::GiveWay),
+        jobs: Some(jobs),
         ..source.config()
     };
     let warnings = Arc::new(Warnings::default());
     let cx = Context::new().with_progress(warnings.clone());
-    let dump = PostgresDumper::new(&config).unwrap().dump(&cx, &Selection::default()).await.unwrap();
-    let reading = tokio::spawn(collect(dump.bytes));
+    let reading = tokio::spawn(async move {
+        let dump = PostgresDumper::new(&config).unwrap().dump(&cx, &Selection::default()).await?;
+        Ok::<_, backup_core::Error>((dump.format.clone(), collect(dump.bytes).await?))
+    });
     waiting(&source, 1).await;
     let alter = source.server.session(&source.name, "ALTER TABLE u ADD COLUMN y int;\n");
     for _ in 0..1000 {
@@ -152,9 +184,12 @@ async fn a_dump_that_gave_way_before_its_first_byte_is_made_again() {
     }
     assert!(warnings.all().contains("it is tried again"), "{}", warnings.all());
     drop((holder, alter));
-    let whole = reading.await.unwrap().unwrap();
+    let (format, whole) = reading.await.unwrap().unwrap();
     let target = source.server.free_name("again_back");
-    restore(&target.config(), &whole, false).await.unwrap();
+    let restorer = PostgresRestorer::new(&target.config()).unwrap();
+    let request = RestoreRequest { format: format.clone(), source_len: None, into_existing: false };
+    let plan = restorer.plan(&Context::new(), request).await.unwrap();
+    restorer.restore(&Context::new(), plan, known(&format, &whole)).await.unwrap();
     assert_eq!(target.sql("SELECT x FROM u"), "1");
 }
 

@@ -14,7 +14,6 @@ use super::super::error::PostgresError;
 use super::super::names::literal;
 use super::super::tools::Client;
 use super::session::Session;
-use super::snapshot::LOCK_WAIT;
 use super::{DATA_FORMAT, META_PAGES, META_RESTORE, META_TABLE};
 use crate::bundle::MemberHead;
 use crate::tool::{ToolError, Waiting};
@@ -35,6 +34,8 @@ pub(super) struct Place {
     pub(super) snapshot: String,
     /// When the server was started.
     pub(super) started: String,
+    /// How long a lock is waited for.
+    pub(super) lock_wait: String,
     /// How errors speak of the database.
     pub(super) subject: String,
 }
@@ -160,7 +161,7 @@ impl Place {
             let what = "another server answers than the one that holds the snapshot".to_owned();
             return Err(PostgresError::SnapshotLost(what));
         }
-        session.run(&format!("SET LOCAL lock_timeout = '{LOCK_WAIT}';")).await?;
+        session.run(&format!("SET LOCAL lock_timeout = '{}';", self.lock_wait)).await?;
         for lock in locks {
             session.run(lock).await?;
         }

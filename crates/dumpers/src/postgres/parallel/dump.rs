@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::super::PG_CUSTOM;
-use super::super::dump::PostgresDumper;
+use super::super::dump::{PostgresDumper, Watch};
 use super::super::error::PostgresError;
 use super::super::inspect::parsed;
 use super::super::query::Psql;
@@ -39,12 +39,11 @@ impl PostgresDumper {
         what: &Selection,
         jobs: u32,
         pg_dump: Client,
+        psql: &Psql,
         versions: BTreeMap<String, String>,
     ) -> Result<Dump> {
         let subject = self.connection.describe();
-        let about = |error: PostgresError| error.about(&subject).at(Stage::Dump);
-        let psql = Psql::find(cx, &self.places, &self.connection).await.map_err(about)?;
-        let start = self.start(cx, what, jobs as usize, psql.client(), &pg_dump).await?;
+        let start = self.start(cx, what, jobs as usize, psql, &pg_dump).await?;
         let mut options = vec!["--format=custom".to_owned(), "--compress=0".to_owned()];
         options.push(format!("jobs={jobs}"));
         options.extend(self.choosing(what));
@@ -57,7 +56,7 @@ impl PostgresDumper {
         };
         let objects = match start.section.objects {
             true => Some(
-                objects(cx, self, &pg_dump, &start.snapshot.id, &start.snapshot.connection)
+                objects(cx, self, &pg_dump, &start.snapshot.id, &start.connection)
                     .map_err(|error| Error::from(error).at(Stage::Dump))?,
             ),
             false => None,
@@ -70,6 +69,7 @@ impl PostgresDumper {
             snapshot: start.snapshot,
             bundle: Writer { writer: BundleWriter::new(), out },
             rows: BTreeMap::new(),
+            watch: start.watch,
         };
         let sequences = start.section.sequences;
         let (pre, post) = (start.pre_data, start.post_data);
@@ -169,6 +169,7 @@ struct Work {
     snapshot: Snapshot,
     bundle: Writer,
     rows: BTreeMap<String, u64>,
+    watch: Option<Watch>,
 }
 
 /// Why the work stopped before its end.
@@ -222,7 +223,7 @@ impl Work {
         };
         let last = match done.await {
             Ok(()) => Message::Ended(Box::new(report)),
-            Err(Stop::Error(error)) => Message::Failed(error),
+            Err(Stop::Error(error)) => Message::Failed(self.reason(error)),
             Err(Stop::Unread) => return,
         };
         // Nobody listens any more: then nobody needs to know.
@@ -231,6 +232,14 @@ impl Work {
 
     fn failed(&self, error: PostgresError) -> Error {
         error.about(&self.subject).at(Stage::Dump)
+    }
+
+    /// The error, or that the dump gave way: its sessions were ended then, each with an error.
+    fn reason(&self, error: Error) -> Error {
+        match self.watch.as_ref().and_then(Watch::gave_way) {
+            Some(who) if error.kind() != ErrorKind::Cancelled => self.failed(PostgresError::GaveWay(who)),
+            _ => error,
+        }
     }
 
     /// One half of the schema.

@@ -21,7 +21,7 @@ pub(super) mod incoming;
 mod inspect;
 pub(super) mod load;
 mod ranges;
-mod session;
+pub(super) mod session;
 pub(super) mod snapshot;
 mod start;
 mod toc;

@@ -41,7 +41,7 @@ SET client_min_messages = warning;
 
 /// An open session. Dropped, its program is stopped, and the server rolls back what it had begun.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(in crate::postgres) struct Session {
     cx: Context,
     stall: Duration,
     output: Output,
@@ -58,7 +58,7 @@ pub(super) struct Session {
 
 impl Session {
     /// Connects and sets what every session needs; `begin` is run at once.
-    pub(super) async fn open(
+    pub(in crate::postgres) async fn open(
         cx: &Context,
         client: &Client,
         connection: &Connection,
@@ -94,12 +94,15 @@ impl Session {
     }
 
     /// Runs statements whose answer is passed over.
-    pub(super) async fn run(&mut self, sql: &str) -> Result<(), PostgresError> {
+    pub(in crate::postgres) async fn run(&mut self, sql: &str) -> Result<(), PostgresError> {
         self.answer(sql).await.map(drop)
     }
 
     /// Runs statements that give one JSON value.
-    pub(super) async fn ask<T: DeserializeOwned>(&mut self, sql: &str) -> Result<T, PostgresError> {
+    pub(in crate::postgres) async fn ask<T: DeserializeOwned>(
+        &mut self,
+        sql: &str,
+    ) -> Result<T, PostgresError> {
         let answer = self.answer(sql).await?;
         serde_json::from_slice(&answer).map_err(|error| PostgresError::Answer(error.to_string()))
     }

@@ -4,6 +4,7 @@ use backup_core::Context;
 use serde::Deserialize;
 
 use super::super::config::Connection;
+use super::super::dump::Mark;
 use super::super::error::PostgresError;
 use super::super::names::literal;
 use super::super::tools::Client;
@@ -16,7 +17,12 @@ use crate::tool::Waiting;
 const RANGE_SCANS_SINCE: u32 = 140_000;
 /// How long a lock is waited for that `pg_dump` already has: only somebody who waits for a stronger
 /// one stands before us then, and waits for us.
-pub(super) const LOCK_WAIT: &str = "10s";
+const LOCK_WAIT_MAX: u64 = 10;
+
+/// That time for a server, where the settings give so many seconds to all waiting.
+pub(super) fn lock_wait(timeout: u64) -> String {
+    format!("{}s", if timeout == 0 { LOCK_WAIT_MAX } else { timeout.min(LOCK_WAIT_MAX) })
+}
 
 /// A snapshot that other sessions can read at, as long as this value lives.
 #[derive(Debug)]
@@ -69,11 +75,12 @@ impl Snapshot {
         psql: &Client,
         connection: &Connection,
         waiting: Waiting,
+        mark: &Mark,
     ) -> Result<Self, PostgresError> {
         // So that whoever looks at the sessions can tell it from those that can be spared.
-        let begin =
-            "SET application_name = 'strongroom snapshot';\nBEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;";
-        let mut session = Session::open(cx, psql, connection, waiting, begin).await?;
+        let named = connection.named(&mark.snapshot());
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;";
+        let mut session = Session::open(cx, psql, &named, waiting, begin).await?;
         let found: Found = session.ask(EXPORT).await?;
         Ok(Self {
             session,
@@ -86,7 +93,11 @@ impl Snapshot {
     }
 
     /// Locks the tables against changes of their shape, as `pg_dump` does, and looks at them.
-    pub(super) async fn lock(&mut self, tables: &[TableData]) -> Result<Vec<TableFacts>, PostgresError> {
+    pub(super) async fn lock(
+        &mut self,
+        tables: &[TableData],
+        wait: &str,
+    ) -> Result<Vec<TableFacts>, PostgresError> {
         let names: Vec<[&str; 2]> = tables.iter().map(|table| [&*table.schema, &*table.name]).collect();
         let names =
             serde_json::to_string(&names).map_err(|error| PostgresError::Answer(error.to_string()))?;
@@ -113,7 +124,7 @@ impl Snapshot {
         let plain = |kind: &Kind| kind.relkind.as_deref() == Some("r");
         let lockable: Vec<&TableData> =
             tables.iter().zip(&kinds).filter(|(_, kind)| plain(kind)).map(|(table, _)| table).collect();
-        self.session.run(&format!("SET LOCAL lock_timeout = '{LOCK_WAIT}';")).await?;
+        self.session.run(&format!("SET LOCAL lock_timeout = '{wait}';")).await?;
         for statement in lock_statements(&lockable) {
             self.session.run(&statement).await?;
         }

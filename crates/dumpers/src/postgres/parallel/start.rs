@@ -9,13 +9,14 @@ use bytes::Bytes;
 
 use super::super::archive::ArchiveParser;
 use super::super::config::Connection;
-use super::super::dump::PostgresDumper;
+use super::super::dump::{Mark, PostgresDumper, Watch};
 use super::super::error::PostgresError;
 use super::super::names::literal;
+use super::super::query::Psql;
 use super::super::tools::Client;
 use super::copy::{Copier, Place, Task};
 use super::ranges::{Range, TableFacts, lock_statements, shares};
-use super::snapshot::{LOCK_WAIT, Snapshot};
+use super::snapshot::{Snapshot, lock_wait};
 use super::toc::{DataSection, TableData};
 use crate::bundle::HEAD_LEN_MAX;
 use crate::tool::{Output, ToolCommand, ToolError, stream};
@@ -34,6 +35,18 @@ pub(super) struct Start {
     pub(super) copiers: Vec<Copier>,
     pub(super) pre_data: Begun,
     pub(super) post_data: Begun,
+    /// Over those who wait for any of its sessions.
+    pub(super) watch: Option<Watch>,
+    /// How its programs reach the server, under the name that the watch knows.
+    pub(super) connection: Connection,
+}
+
+/// What a try has come to.
+#[derive(Debug, Default)]
+struct Trial {
+    /// Whether `pg_dump` has its locks.
+    listed: bool,
+    watch: Option<Watch>,
 }
 
 /// A `pg_dump` that has read the catalog and taken its locks, with its first bytes.
@@ -52,31 +65,42 @@ impl PostgresDumper {
         cx: &Context,
         what: &Selection,
         jobs: usize,
-        psql: &Client,
+        psql: &Psql,
         pg_dump: &Client,
     ) -> Result<Start> {
         let subject = self.connection.describe();
         let mut tries = 1;
         loop {
-            let mut listed = false;
-            match self.try_start(cx, what, jobs, psql, pg_dump, &mut listed).await {
-                Err(PostgresError::LockTimeout(_)) if listed && tries < TRIES => tries += 1,
-                Err(error @ PostgresError::Changed(_)) if tries < TRIES => {
+            let mut trial = Trial::default();
+            let started = self.try_start(cx, what, jobs, psql, pg_dump, &mut trial).await;
+            let started = match (started, trial.watch.as_ref().and_then(Watch::gave_way)) {
+                (Err(error), Some(who)) if !is_cancelled(&error) => Err(PostgresError::GaveWay(who)),
+                (started, _) => started,
+            };
+            match started {
+                Ok(start) => return Ok(Start { watch: trial.watch, ..start }),
+                Err(PostgresError::LockTimeout(_)) if trial.listed && tries < TRIES => tries += 1,
+                Err(error @ (PostgresError::Changed(_) | PostgresError::GaveWay(_))) if tries < TRIES => {
                     tries += 1;
                     cx.report(Event::Warning(&format!("{error}; it is tried again")));
+                    let pause = match (&error, self.patience()) {
+                        (PostgresError::GaveWay(_), Some(patience)) => patience.limit,
+                        _ => PAUSE,
+                    };
                     tokio::select! {
                         biased;
                         () = cx.cancel().cancelled() => return Err(Error::cancelled(&*subject).at(Stage::Dump)),
-                        () = tokio::time::sleep(PAUSE) => {}
+                        () = tokio::time::sleep(pause) => {}
                     }
                 }
-                Err(PostgresError::LockTimeout(error)) if listed => {
-                    let what = format!("a lock was not given within {LOCK_WAIT}, {TRIES} times: {error}");
+                Err(PostgresError::LockTimeout(error)) if trial.listed => {
+                    let wait = self.lock_wait();
+                    let what = format!("a lock was not given within {wait}, {TRIES} times: {error}");
                     return Err(Error::new(ErrorKind::Unavailable, subject, what)
                         .with_hint("let the session end that waits for a stronger lock on a table")
                         .at(Stage::Dump));
                 }
-                started => return started.map_err(|error| error.about(&subject).at(Stage::Dump)),
+                Err(error) => return Err(error.about(&subject).at(Stage::Dump)),
             }
         }
     }
@@ -86,35 +110,41 @@ impl PostgresDumper {
         cx: &Context,
         what: &Selection,
         jobs: usize,
-        psql: &Client,
+        psql: &Psql,
         pg_dump: &Client,
-        listed: &mut bool,
+        trial: &mut Trial,
     ) -> Result<Start, PostgresError> {
-        let mut snapshot = Snapshot::take(cx, psql, &self.connection, self.waiting).await?;
+        let mark = Mark::random()?;
+        let mut snapshot = Snapshot::take(cx, psql.client(), &self.connection, self.waiting, &mark).await?;
+        let connection = snapshot.connection.named(&mark.dump());
+        let watched = psql.at(&snapshot.connection);
+        trial.watch = self.patience().map(|patience| Watch::start(cx, watched, &mark, patience));
         let run = |section: &str, more: &[&str]| {
             let command = ToolCommand::new(&pg_dump.path)
                 .args(section_options(section, &snapshot.id))
                 .args(self.choosing(what))
                 // The last of two that say the same is obeyed.
                 .args(more);
-            stream(cx, &snapshot.connection.give(command), self.waiting, false).map_err(PostgresError::from)
+            stream(cx, &connection.give(command), self.waiting, false).map_err(PostgresError::from)
         };
         // It holds its locks until this is over, so that nobody comes between it and the others.
         let mut listing = run("data", &["--encoding=UTF8"])?;
         let section = DataSection::of(entries(&mut listing).await?)?;
-        *listed = true;
-        let wait = format!("--lock-wait-timeout={LOCK_WAIT}");
+        trial.listed = true;
+        let lock_wait = self.lock_wait();
+        let wait = format!("--lock-wait-timeout={lock_wait}");
         let outputs = [run("pre-data", &[&wait])?, run("post-data", &[&wait])?];
-        let facts = snapshot.lock(&section.tables).await?;
+        let facts = snapshot.lock(&section.tables, &lock_wait).await?;
         let [pre_data, post_data] = outputs;
         let (pre_data, post_data) = tokio::try_join!(begun(pre_data), begun(post_data))?;
         let place = Arc::new(Place {
             cx: cx.clone(),
-            psql: psql.clone(),
-            connection: snapshot.connection.clone(),
+            psql: psql.client().clone(),
+            connection: connection.clone(),
             waiting: self.waiting,
             snapshot: snapshot.id.clone(),
             started: snapshot.started.clone(),
+            lock_wait,
             subject: self.connection.describe(),
         });
         let copiers = copiers(&place, &section.tables, &facts, jobs, &snapshot.encoding)?;
@@ -124,7 +154,12 @@ impl PostgresDumper {
         }));
         let copiers = copiers.await?;
         drop(listing);
-        Ok(Start { snapshot, section, copiers, pre_data, post_data })
+        Ok(Start { snapshot, section, copiers, pre_data, post_data, watch: None, connection })
+    }
+
+    /// How long a lock is waited for that `pg_dump` already has.
+    fn lock_wait(&self) -> String {
+        lock_wait(self.config.lock_timeout_seconds.unwrap_or_default())
     }
 }
 
@@ -224,6 +259,10 @@ async fn entries(listing: &mut Output) -> Result<Vec<super::super::archive::Data
         return Err(PostgresError::Answer("pg_dump: its table of contents is cut off".to_owned()));
     }
     Ok(parser.take_entries())
+}
+
+fn is_cancelled(error: &PostgresError) -> bool {
+    matches!(error, PostgresError::Tool(ToolError::Cancelled { .. }))
 }
 
 async fn begun(mut output: Output) -> Result<Begun, PostgresError> {
