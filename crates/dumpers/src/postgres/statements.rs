@@ -4,6 +4,8 @@
 //! backslash is a command to `psql` itself, and a dump of a server that somebody else rules must not
 //! be able to run programs here.
 
+use std::fmt;
+
 /// Why a script cannot be taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum StatementError {
@@ -13,13 +15,19 @@ pub(super) enum StatementError {
     /// The last statement has no end.
     #[error("the last statement has no end")]
     NoEnd,
+    /// A NUL character, where `psql` ends its reading of a line and of a quote in it.
+    #[error("a NUL character")]
+    Nul,
+    /// A comment within a statement, which no dump has.
+    #[error("a comment within a statement")]
+    Comment,
     /// A command to `psql` that no dump has.
     #[error("a command to psql: {0}")]
     Command(String),
 }
 
-/// One statement, without the semicolon.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One statement, without the semicolon. It may hold the hash of a password.
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Statement {
     /// As it stands.
     pub(super) text: String,
@@ -27,8 +35,14 @@ pub(super) struct Statement {
     words: Vec<(usize, usize, Word)>,
 }
 
+impl fmt::Debug for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Statement({})", self.kind())
+    }
+}
+
 /// A word of a statement.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) enum Word {
     /// A keyword, a number or a name without quotes.
     Bare(String),
@@ -38,6 +52,17 @@ pub(super) enum Word {
     Text(String),
     /// Anything else.
     Sign(char),
+}
+
+impl fmt::Debug for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bare(word) => write!(f, "{word}"),
+            Self::Quoted(name) => write!(f, "{name:?}"),
+            Self::Text(_) => write!(f, "'...'"),
+            Self::Sign(sign) => write!(f, "{sign}"),
+        }
+    }
 }
 
 impl Word {
@@ -54,6 +79,22 @@ impl Statement {
     /// The word at this place.
     pub(super) fn word(&self, at: usize) -> Option<&Word> {
         self.words.get(at).map(|(_, _, word)| word)
+    }
+
+    /// What kind of a statement it is, for a message: its first two keywords.
+    pub(super) fn kind(&self) -> String {
+        const SHOWN: usize = 30;
+        let words = self.words().take(2).map_while(|word| match word {
+            Word::Bare(word) => Some(word.chars().take(SHOWN).collect::<String>()),
+            _ => None,
+        });
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Its text before the word at this place.
+    pub(super) fn text_before(&self, at: usize) -> &str {
+        let end = self.words.get(at).map_or(self.text.len(), |(start, _, _)| *start);
+        self.text[..end].trim_end()
     }
 
     /// All words.
@@ -104,6 +145,9 @@ impl Statement {
 /// # Errors
 /// What is no statement of a dump.
 pub(super) fn statements(script: &str) -> Result<Vec<Statement>, StatementError> {
+    if script.contains('\0') {
+        return Err(StatementError::Nul);
+    }
     let bytes = script.as_bytes();
     let mut found = Vec::new();
     let mut at = 0;
@@ -118,6 +162,10 @@ pub(super) fn statements(script: &str) -> Result<Vec<Statement>, StatementError>
             continue;
         }
         if rest.starts_with("--") {
+            // The server ends it at a carriage return too: what is text there would be a comment here.
+            if begin.is_some() {
+                return Err(StatementError::Comment);
+            }
             at += rest.find('\n').unwrap_or(rest.len());
             continue;
         }
@@ -214,6 +262,16 @@ mod tests {
         assert_eq!(statements("COMMENT ON ROLE a IS 'x"), Err(StatementError::OpenQuote));
         assert_eq!(statements("SET a = 1"), Err(StatementError::NoEnd));
         assert_eq!(statements("\"ü"), Err(StatementError::OpenQuote));
+        assert_eq!(statements("CREATE ROLE a --\r SUPERUSER\n;"), Err(StatementError::Comment));
+        assert_eq!(statements("COMMENT ON ROLE a IS 'x\0';"), Err(StatementError::Nul));
+        assert_eq!(statements("-- a\n--b;\n"), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn no_hash_of_a_password_is_shown() {
+        let found = statements("ALTER ROLE \"boss\" WITH LOGIN PASSWORD 'SCRAM-SHA-256$x';").unwrap();
+        let shown = format!("{found:?} {:?} {}", found[0].words().collect::<Vec<_>>(), found[0].kind());
+        assert!(shown.contains("ALTER ROLE") && !shown.contains("SCRAM"), "{shown}");
     }
 
     #[test]

@@ -6,8 +6,10 @@
 //! moment common to several databases.
 
 mod dump;
+mod global;
 pub(super) mod globals;
 mod inspect;
+mod make;
 mod patterns;
 
 use backup_core::{ByteStream, Error, ErrorKind, Plain, Result};
