@@ -9,7 +9,7 @@
 
 mod entry;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -11,6 +11,7 @@ mod head;
 mod look;
 mod owners;
 mod parallel;
+mod run;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ pub(super) use draft::random_u32;
 use draft::temporary;
 use head::Head;
 use look::Looked;
+use run::Run;
 
 /// PostgreSQL's names have at most so many bytes.
 const NAME_MAX: usize = 63;
@@ -193,7 +195,8 @@ impl Restorer for PostgresRestorer {
             let bytes = self.apply_to_existing(cx, &looked, target, &head, bytes, &mut warnings).await?;
             return Ok(Restored { target: plan.target().to_owned(), bytes, warnings });
         }
-        let (draft, bytes) = self.build(cx, &psql, &looked, target, &head, bytes, &mut warnings).await?;
+        let run = Run::begin(cx, &psql).await.map_err(|error| self.fail(error))?;
+        let (draft, bytes) = self.build(cx, &run, &looked, target, &head, bytes, &mut warnings).await?;
         let drafts = [draft];
         let handed = match cx.check(plan.target()) {
             Ok(()) => draft::hand_over(cx, &psql, &drafts).await.map_err(|error| self.fail(error)),

@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
-use backup_core::testing::collect;
-use backup_core::{Context, Dumper as _, ErrorKind, Selection};
-use dumpers::postgres::{PostgresConfig, PostgresDumper};
+use backup_core::testing::{collect, known};
+use backup_core::{Context, Dumper as _, ErrorKind, RestoreRequest, Restorer as _, Selection};
+use dumpers::postgres::{PostgresConfig, PostgresDumper, PostgresRestorer};
 
 use crate::own_server::{OwnServer, folder};
 use crate::postgres::{dump_of, restore};
@@ -36,11 +36,23 @@ impl Drop for Small {
 
 #[tokio::test]
 async fn a_full_server_is_named_and_nothing_is_left_of_the_restore() {
-    let source = Server::current().database("too_much");
+    full("too_much", None).await;
+}
+
+#[tokio::test]
+async fn a_full_server_is_named_over_several_connections_too() {
+    full("too_much_several", Some(3)).await;
+}
+
+async fn full(name: &str, jobs: Option<u32>) {
+    let source = Server::current().database(name);
     source.sql(
         "CREATE TABLE t AS SELECT i, repeat(md5(random()::text), 30) AS x FROM generate_series(1, 60000) i",
     );
-    let whole = dump_of(&source.config()).await;
+    let dumper = PostgresDumper::new(&PostgresConfig { jobs, ..source.config() }).unwrap();
+    let dump = dumper.dump(&Context::new(), &Selection::default()).await.unwrap();
+    let format = dump.format.clone();
+    let whole = collect(dump.bytes).await.unwrap();
     let small = Small::mount("16M");
     let full = OwnServer::start("");
     full.server.sql("postgres", &format!("CREATE TABLESPACE small LOCATION '{}'", small.0.path().display()));
@@ -48,7 +60,10 @@ async fn a_full_server_is_named_and_nothing_is_left_of_the_restore() {
     // Where the dump names no tablespace, the role's own is used.
     let target =
         PostgresConfig { extra_args: vec!["--no-tablespaces".to_owned()], ..full.server.config("restored") };
-    let error = restore(&target, &whole, false).await.unwrap_err();
+    let restorer = PostgresRestorer::new(&target).unwrap();
+    let request = RestoreRequest { format: format.clone(), source_len: None, into_existing: false };
+    let plan = restorer.plan(&Context::new(), request).await.unwrap();
+    let error = restorer.restore(&Context::new(), plan, known(&format, &whole)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(error.what().contains("out of space"), "{error}");
     assert_eq!(full.server.databases("restored"), [""; 0]);

@@ -65,6 +65,21 @@ fn archive(minor: u8) -> Vec<u8> {
         .0
 }
 
+/// A database, so many views with these definitions, and one of another owner at the end; no data.
+pub(in crate::postgres) fn long(views: i64, definition: impl Fn(i64) -> String) -> Vec<u8> {
+    const MINOR: u8 = 14;
+    let create = "CREATE DATABASE db WITH TEMPLATE = template0 ENCODING = 'LATIN1' LOCALE = 'C';\n";
+    let begun = Writer::default().head(MINOR, views + 2).entry(MINOR, 1, "DATABASE", "db", create, false);
+    let views = (0..views)
+        .fold(begun, |begun, n| begun.entry(MINOR, n + 2, "VIEW", &format!("v{n}"), &definition(n), false));
+    let Writer(mut bytes) = views.entry(MINOR, 16_000_000, "VIEW", "last", "", false);
+    // The owner of the last.
+    let at = bytes.len() - 64
+        + bytes[bytes.len() - 64..].windows(5).position(|w| w == b"owner").expect("an owner");
+    bytes[at..at + 5].copy_from_slice(b"other");
+    bytes
+}
+
 fn parse(bytes: &[u8], step: usize) -> Result<ArchiveContents, ArchiveError> {
     let mut parser = ArchiveParser::new();
     for chunk in bytes.chunks(step) {

@@ -12,7 +12,7 @@ use super::super::config::Connection;
 use super::super::error::PostgresError;
 use super::super::inspect::{not_whole, parsed};
 use super::super::query::verbatim;
-use super::super::statements::{Word as Part, statements};
+use super::super::statements::{Statement, Word as Part, statements};
 use super::super::tools::{Client, only_unknown_timeout};
 use super::copy::Rows;
 use super::incoming::wrong;
@@ -50,13 +50,17 @@ impl Place {
     }
 
     /// Gives an archive to `pg_restore`; what it said nevertheless.
-    pub(in crate::postgres) async fn restored(&self, bytes: ByteStream<Plain>) -> Result<String> {
+    pub(in crate::postgres) async fn restored(
+        &self,
+        command: &ToolCommand,
+        bytes: ByteStream<Plain>,
+    ) -> Result<String> {
         let convert = |error| self.fail(PostgresError::of_tool(error));
         let (cx, waiting) = (&self.cx, self.waiting);
         let fed = if self.forgiving {
-            feed_forgiving(cx, &self.command, waiting, bytes, convert, only_unknown_timeout).await?
+            feed_forgiving(cx, command, waiting, bytes, convert, only_unknown_timeout).await?
         } else {
-            feed(cx, &self.command.clone().arg("--exit-on-error"), waiting, bytes, convert).await?
+            feed(cx, &command.clone().arg("--exit-on-error"), waiting, bytes, convert).await?
         };
         Ok(fed.stderr)
     }
@@ -123,7 +127,7 @@ impl Loaders {
                 }
             }));
             let bytes = parsed(&place.cx, bytes, |error| not_whole(error).at(Stage::Restore), drop);
-            place.restored(bytes).await.map(|_| Done::default())
+            place.restored(&place.command, bytes).await.map(|_| Done::default())
         });
         Ok(())
     }
@@ -186,9 +190,12 @@ impl Loaders {
         Ok(rows)
     }
 
-    /// Runs somebody else's statements in one of the sessions.
+    /// Runs somebody else's statements that set sequences in one of the sessions.
     pub(in crate::postgres) async fn run(&mut self, script: &str) -> Result<()> {
         let found = statements(script).map_err(|error| wrong(format!("its sequences: {error}")))?;
+        if let Some(other) = found.iter().find(|statement| !sets_a_sequence(statement)) {
+            return Err(wrong(format!("its sequences: a statement that sets none: {}", other.kind())));
+        }
         let sql: String = found.iter().map(|statement| verbatim(&statement.text)).collect();
         let mut session = match self.free.pop() {
             Some(session) => session,
@@ -228,6 +235,34 @@ pub(super) fn check_copy(statement: &str) -> std::result::Result<(), String> {
         }
         _ => Err("its statement to restore is not one COPY".to_owned()),
     }
+}
+
+/// `SELECT pg_catalog.setval('name', 7, true)` and nothing more.
+fn sets_a_sequence(statement: &Statement) -> bool {
+    let words: Vec<&Part> = statement.words().collect();
+    let bare = |word: &Part, expected: &str| matches!(word, Part::Bare(bare) if bare == expected);
+    let sign = |word: &Part, expected: char| *word == Part::Sign(expected);
+    let number =
+        |word: &Part| matches!(word, Part::Bare(bare) if bare.bytes().all(|byte| byte.is_ascii_digit()));
+    let (begin, value) = match &*words {
+        [begin @ .., minus, value, c, called, end] if sign(minus, '-') => {
+            (begin, [*value, *c, *called, *end])
+        }
+        [begin @ .., value, c, called, end] => (begin, [*value, *c, *called, *end]),
+        _ => return false,
+    };
+    let [select, schema, dot, setval, open, Part::Text(_), comma] = begin else { return false };
+    let [value, second, called, end] = value;
+    bare(select, "SELECT")
+        && bare(schema, "pg_catalog")
+        && sign(dot, '.')
+        && bare(setval, "setval")
+        && sign(open, '(')
+        && sign(comma, ',')
+        && number(value)
+        && sign(second, ',')
+        && (bare(called, "true") || bare(called, "false"))
+        && sign(end, ')')
 }
 
 impl Place {
@@ -292,6 +327,23 @@ impl Load {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_setval_sets_sequences() {
+        for (script, good) in [
+            ("SELECT pg_catalog.setval('public.\"Odd ''one''\"', 77, false);", true),
+            ("SELECT pg_catalog.setval(E'a\\\\b', -9223372036854775808, true);", true),
+            ("SELECT pg_catalog.setval('a', 1, true), pg_read_file('x');", false),
+            ("SELECT pg_catalog.setval('a', nextval('b'), true);", false),
+            ("SELECT setval('a', 1, true);", false),
+            ("SELECT pg_catalog.setval('a', - -1, true);", false),
+            ("COPY t FROM PROGRAM 'x';", false),
+            ("SELECT 1;", false),
+        ] {
+            let found = statements(script).unwrap();
+            assert_eq!(found.iter().all(sets_a_sequence), good, "{script}");
+        }
+    }
 
     #[test]
     fn only_one_copy_reads_rows() {

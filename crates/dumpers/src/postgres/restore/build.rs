@@ -5,7 +5,6 @@ use backup_core::{ByteStream, Context, Error, Plain, Result, Stage};
 use super::super::error::PostgresError;
 use super::super::inspect::{not_whole, parsed};
 use super::super::names::{conninfo_value, identifier};
-use super::super::query::Psql;
 use super::super::tools::{
     Client, first_reader, fitting, installed, only_unknown_timeout, sets_unknown_timeout,
 };
@@ -13,6 +12,7 @@ use super::PostgresRestorer;
 use super::draft::{Draft, discarded};
 use super::head::Head;
 use super::look::Looked;
+use super::run::Run;
 use crate::tool::{ToolCommand, ToolError, feed, feed_forgiving, feed_partly};
 
 /// What an archive and a server make of one another.
@@ -21,6 +21,17 @@ pub(super) struct Fit {
     pub(super) no_owner: bool,
     pub(super) no_privileges: bool,
     no_tablespaces: bool,
+}
+
+impl Fit {
+    /// What two parts of a dump need together.
+    pub(super) const fn and(self, other: Self) -> Self {
+        Self {
+            no_owner: self.no_owner || other.no_owner,
+            no_privileges: self.no_privileges || other.no_privileges,
+            no_tablespaces: self.no_tablespaces || other.no_tablespaces,
+        }
+    }
 }
 
 impl PostgresRestorer {
@@ -37,7 +48,7 @@ impl PostgresRestorer {
         head: Option<&Head>,
     ) -> Result<Client, PostgresError> {
         let mut clients = installed(cx, &self.places, "pg_restore").await?;
-        let archive = head.and_then(|head| head.contents.as_ref()).map(|contents| &contents.version);
+        let archive = head.map(|head| &head.contents.version);
         let first = archive.map_or(0, |version| first_reader(version));
         if clients.iter().any(|client| client.version.major() >= first) {
             clients.retain(|client| client.version.major() >= first);
@@ -70,10 +81,8 @@ impl PostgresRestorer {
 
     pub(super) fn fit(&self, looked: &Looked, head: &Head, warnings: &mut Vec<String>) -> Fit {
         let no_owner = self.leaves_owners_out(looked, head, warnings);
-        let tablespaces = head.contents.as_ref().map(|contents| &contents.tablespaces);
+        let tablespaces = head.contents.tablespaces.iter();
         let missing: Vec<String> = tablespaces
-            .into_iter()
-            .flatten()
             .filter(|name| !looked.tablespaces.contains(*name))
             .map(|name| format!("{name:?}"))
             .collect();
@@ -126,20 +135,21 @@ impl PostgresRestorer {
     pub(super) async fn build(
         &self,
         cx: &Context,
-        psql: &Psql,
+        run: &Run,
         looked: &Looked,
         target: &str,
         head: &Head,
         bytes: ByteStream<Plain>,
         warnings: &mut Vec<String>,
     ) -> Result<(Draft, u64)> {
+        let psql = &run.psql;
         let client = self.client(cx, looked, Some(head)).await.map_err(|error| self.fail(error))?;
         let server = looked.server().map_err(|error| self.fail(error))?;
         let forgiving = sets_unknown_timeout(&client.version, &server);
         let fit = self.fit(looked, head, warnings);
         let bytes = parsed(cx, bytes, |error| not_whole(error).at(Stage::Restore), drop);
         let mut draft =
-            Draft::create(cx, psql, target, head, warnings).await.map_err(|error| self.fail(error))?;
+            Draft::create(cx, run, target, head, warnings).await.map_err(|error| self.fail(error))?;
         let outcome = async {
             if !self.config.schemas.is_empty() {
                 // pg_restore takes what is in a schema, but not the schema.
@@ -164,8 +174,8 @@ impl PostgresRestorer {
             } else {
                 feed_forgiving(cx, &command, self.waiting, bytes, convert, forgive).await?
             };
-            if let Some(contents) = head.contents.as_ref().filter(|_| !self.is_partial()) {
-                draft.take_settings(cx, psql, looked, contents, fit, warnings).await;
+            if !self.is_partial() {
+                draft.take_settings(cx, psql, looked, &head.contents, fit, warnings).await;
             }
             Ok::<_, Error>(fed)
         }

@@ -12,9 +12,9 @@ use super::super::cluster::{
     DATABASES, GLOBALS_FORMAT, INDEX_FORMAT, Index, PG_BUNDLE, Patterns, index_of, text_of,
 };
 use super::super::error::PostgresError;
-use super::super::query::Psql;
 use super::draft::{Draft, discarded, hand_over};
 use super::head::Head;
+use super::run::Run;
 use super::{NAME_MAX, PostgresRestorer};
 use crate::bundle::{Member, Members};
 
@@ -124,7 +124,8 @@ impl PostgresRestorer {
         });
         let mut made = Made::default();
         let outcome = async {
-            self.build_all(cx, &psql, Members::new(PG_BUNDLE, bytes), &mut made).await?;
+            let run = Run::begin(cx, &psql).await.map_err(|error| self.fail(error))?;
+            self.build_all(cx, &run, Members::new(PG_BUNDLE, bytes), &mut made).await?;
             cx.check(plan.target())?;
             hand_over(cx, &psql, &made.drafts).await.map_err(|error| self.fail(error))
         }
@@ -145,22 +146,19 @@ impl PostgresRestorer {
                 if left.is_empty() {
                     return Err(error);
                 }
-                let hint = format!("these roles were made and could not be dropped: {}", left.join(", "));
-                Err(Error::new(error.kind(), error.subject().to_owned(), error.what().to_owned())
-                    .with_hint(hint)
-                    .at(Stage::Restore)
-                    .with_source(error))
+                // What the hint says of databases comes first: they hold restored data.
+                let left = format!("made by this restore and to be dropped by hand: {}", left.join(", "));
+                let hint = match error.hint() {
+                    Some(hint) => format!("{hint}; {left}"),
+                    None => left,
+                };
+                Err(error.with_hint(hint))
             }
         }
     }
 
-    async fn build_all(
-        &self,
-        cx: &Context,
-        psql: &Psql,
-        mut members: Members,
-        made: &mut Made,
-    ) -> Result<()> {
+    async fn build_all(&self, cx: &Context, run: &Run, mut members: Members, made: &mut Made) -> Result<()> {
+        let psql = &run.psql;
         let Some(first) = next(cx, &mut members).await?.filter(|member| member.head.format == INDEX_FORMAT)
         else {
             return Err(broken("it does not begin with a list of its databases"));
@@ -185,8 +183,10 @@ impl PostgresRestorer {
                     let script = text_of(&member.head.name, member.bytes).await?;
                     let present = Present::ask(cx, psql).await.map_err(|error| self.fail(error))?;
                     let mut globals = Globals::sorted(&script, &present)
-                        .map_err(|error| broken(&format!("its member {}: {error}", member.head.name)))?;
-                    globals.apply(cx, psql).await.map_err(|error| {
+                        .map_err(|error| broken(&format!("its member {:?}: {error}", member.head.name)))?;
+                    let applied = globals.apply(cx, psql).await;
+                    made.globals = globals;
+                    applied.map_err(|error| {
                         let error = self.fail(error);
                         match error.kind() {
                             ErrorKind::Denied => error.with_hint(
@@ -195,7 +195,6 @@ impl PostgresRestorer {
                             _ => error,
                         }
                     })?;
-                    made.globals = globals;
                     looked = self.look(cx, psql, &targets).await.map_err(|error| self.fail(error))?;
                 }
                 GLOBALS_FORMAT => {}
@@ -208,7 +207,7 @@ impl PostgresRestorer {
                     }
                     let (head, bytes) = Head::read(cx, member.bytes).await?;
                     let mut warnings = Vec::new();
-                    let built = self.build(cx, psql, &looked, target, &head, bytes, &mut warnings).await;
+                    let built = self.build(cx, run, &looked, target, &head, bytes, &mut warnings).await;
                     made.warnings.extend(warnings.iter().map(|warning| format!("{target:?}: {warning}")));
                     made.drafts.push(built?.0);
                 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backup_core::{Context, Error, Stage};
+use backup_core::{Context, Error};
 
 use super::super::archive::ArchiveContents;
 use super::super::error::PostgresError;
@@ -13,8 +13,10 @@ use super::NAME_MAX;
 use super::build::Fit;
 use super::head::Head;
 use super::look::Looked;
+use super::run::Run;
 
-/// How the comment of an unfinished database begins; the second of its beginning follows.
+/// How the comment of an unfinished database begins; the second of its beginning by the server's clock
+/// and the number of its restore follow.
 pub(super) const MARK: &str = "strongroom: unfinished restore begun at ";
 
 /// A database that is being restored.
@@ -32,32 +34,34 @@ impl Draft {
     /// Creates it with the encoding and the locale of the dumped database, marked as unfinished.
     pub(super) async fn create(
         cx: &Context,
-        psql: &Psql,
+        run: &Run,
         target: &str,
         head: &Head,
         warnings: &mut Vec<String>,
     ) -> Result<Self, PostgresError> {
+        let psql = &run.psql;
         let random = format!("{:08x}", random_u32()?);
         let name = temporary(target, &random);
-        let mark = format!("{MARK}{}", cx.now().as_second());
+        let mark = format!(
+            "SELECT pg_catalog.format('COMMENT ON DATABASE %I IS %L', {}, pg_catalog.concat({}, \
+             extract(epoch FROM pg_catalog.now())::pg_catalog.int8, {})) \\gexec",
+            literal(&name),
+            literal(MARK),
+            literal(&format!(" by {}", run.number))
+        );
         let statement = |options: &[(String, String)]| {
             let mut sql = format!("CREATE DATABASE {} TEMPLATE template0", identifier(&name));
             for (key, value) in options {
                 let value = if key == "LOCALE_PROVIDER" { value.clone() } else { literal(value) };
                 sql.push_str(&format!(" {key} = {value}"));
             }
-            format!("{sql};\nCOMMENT ON DATABASE {} IS {};", identifier(&name), literal(&mark))
+            format!("{sql};\n{mark}")
         };
-        let wanted = head
-            .contents
-            .as_ref()
-            .and_then(|contents| contents.create_database.as_deref())
-            .map(text_options)
-            .unwrap_or_default();
+        let wanted = head.contents.create_database.as_deref().map(text_options).unwrap_or_default();
         let draft = Self { name: name.clone(), target: target.to_owned(), comment: None };
         let error = match psql.run(cx, &statement(&wanted)).await {
             Ok(_) => return Ok(draft),
-            Err(error @ PostgresError::Tool(_)) if !wanted.is_empty() => error,
+            Err(PostgresError::Tool(error)) if locale_is_unknown(error.stderr()) => error,
             Err(error) => {
                 // It may exist although its answer was lost.
                 let _ = draft.discard(psql).await;
@@ -65,14 +69,21 @@ impl Draft {
             }
         };
         // A locale of another system: keep the encoding, compare by bytes.
-        let mut plain: Vec<_> = wanted.into_iter().filter(|(key, _)| key == "ENCODING").collect();
+        let mut plain: Vec<_> = wanted.iter().filter(|(key, _)| key == "ENCODING").cloned().collect();
         plain.extend(["LC_COLLATE", "LC_CTYPE"].map(|key| (key.to_owned(), "C".to_owned())));
         if psql.run(cx, &statement(&plain)).await.is_err() {
             let _ = draft.discard(psql).await;
-            return Err(error);
+            return Err(error.into());
         }
-        warnings
-            .push("the dump's locale does not exist here: the database was made with locale C".to_owned());
+        let locale: Vec<String> = wanted
+            .iter()
+            .filter(|(key, _)| key != "ENCODING")
+            .map(|(key, value)| format!("{key} {value}"))
+            .collect();
+        warnings.push(format!(
+            "the dump's locale ({}) does not exist here: {target:?} was made with locale C, which compares text by bytes",
+            locale.join(", ")
+        ));
         Ok(draft)
     }
 
@@ -125,11 +136,13 @@ impl Draft {
         }
     }
 
-    /// Drops it, whoever is still in it.
+    /// Drops it, with our own sessions that are still in it. Those of others, which only their user may
+    /// end, are waited for; the server itself ends what it does there on its own account.
     pub(super) async fn discard(&self, psql: &Psql) -> Result<(), PostgresError> {
         let cx = Context::new();
         let sql = format!(
-            "SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = {};\n\
+            "SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity\n\
+             WHERE datname = {} AND usename = current_user;\n\
              ALTER DATABASE {name} IS_TEMPLATE false;\nDROP DATABASE {name};",
             literal(&self.name),
             name = identifier(&self.name)
@@ -225,10 +238,36 @@ pub(super) async fn discarded(psql: &Psql, drafts: &[Draft], error: Error) -> Er
     if left.is_empty() {
         return error;
     }
-    Error::new(error.kind(), error.subject().to_owned(), error.what().to_owned())
-        .with_hint(format!("{}: drop it by hand, it holds restored data", left.join(", ")))
-        .at(error.stage().unwrap_or(Stage::Restore))
-        .with_source(error)
+    hinted(error, &format!("{}: drop it by hand, it holds restored data", left.join(", ")))
+}
+
+/// The error with one more hint, before those that it has.
+pub(super) fn hinted(error: Error, first: &str) -> Error {
+    let hint = match error.hint() {
+        Some(hint) => format!("{first}; {hint}"),
+        None => first.to_owned(),
+    };
+    error.with_hint(hint)
+}
+
+/// Whether a server says that it does not know a locale, or the kind of locale.
+fn locale_is_unknown(said: &str) -> bool {
+    let line = |needles: &[&str]| {
+        said.lines().any(|line| line.contains("ERROR:") && needles.iter().all(|needle| line.contains(needle)))
+    };
+    line(&["invalid", "locale name"])
+        || line(&["does not match locale"])
+        || line(&["could not create locale"])
+        || line(&["could not open collator for locale"])
+        || line(&["could not convert locale name"])
+        || line(&["could not get language from", "locale"])
+        || line(&["ICU locale", "unknown language"])
+        || line(&["ICU is not supported"])
+        || line(&["is not supported with ICU provider"])
+        || line(&["unrecognized locale provider"])
+        || ["locale_provider", "locale", "icu_locale", "builtin_locale"]
+            .iter()
+            .any(|option| line(&[&format!("option \"{option}\" not recognized")]))
 }
 
 /// `target_strongroom_1a2b3c4d`, the target's part shortened where a name would be too long.
@@ -248,4 +287,45 @@ pub(in super::super) fn random_u32() -> Result<u32, PostgresError> {
         .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
         .map_err(|error| PostgresError::Answer(format!("no random numbers: {error}")))?;
     Ok(u32::from_ne_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use backup_core::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_hint_comes_before_those_that_are_there() {
+        let error = || Error::new(ErrorKind::Denied, "x", "y");
+        assert_eq!(hinted(error(), "first").hint(), Some("first"));
+        let both = hinted(hinted(error().with_hint("a"), "b"), "c");
+        assert_eq!((both.hint(), both.kind()), (Some("c; b; a"), ErrorKind::Denied));
+    }
+
+    #[test]
+    fn only_an_unknown_locale_is_one() {
+        for said in [
+            "psql:<stdin>:2: ERROR:  invalid locale name: \"de_XX.UTF-8\"",
+            "psql:<stdin>:2: ERROR:  invalid LC_COLLATE locale name: \"de_XX\"",
+            "psql:<stdin>:2: ERROR:  encoding \"LATIN1\" does not match locale \"de_DE.UTF-8\"",
+            "psql:<stdin>:2: ERROR:  could not open collator for locale \"xx\": U_ILLEGAL_ARGUMENT_ERROR",
+            "psql:<stdin>:2: ERROR:  ICU locale \"xx\" has unknown language \"xx\"",
+            "psql:<stdin>:2: ERROR:  ICU is not supported in this build",
+            "psql:<stdin>:2: ERROR:  option \"locale_provider\" not recognized at character 60",
+            "psql:<stdin>:2: ERROR:  unrecognized locale provider: builtin",
+            "psql:<stdin>:2: ERROR:  invalid locale name \"x\" for builtin provider",
+        ] {
+            assert!(locale_is_unknown(said), "{said}");
+        }
+        for said in [
+            "psql:<stdin>:2: ERROR:  permission denied to create database",
+            "psql:<stdin>:2: ERROR:  cannot execute CREATE DATABASE in a read-only transaction",
+            "psql:<stdin>:2: ERROR:  source database \"template0\" is being accessed by other users",
+            "psql:<stdin>:2: ERROR:  database \"invalid locale\" already exists",
+            "",
+        ] {
+            assert!(!locale_is_unknown(said), "{said}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use super::super::names::{identifier, literal};
 use super::super::query::Psql;
 use super::PostgresRestorer;
 use super::draft::MARK;
+use super::run::RESTORING;
 use crate::tool::ToolVersion;
 
 /// Unfinished databases younger than this may belong to a restore that is under way.
@@ -33,15 +34,18 @@ pub(super) struct Looked {
 #[derive(Debug, Deserialize)]
 pub(super) struct Leftover {
     pub(super) name: String,
-    /// Seconds since its restore began, by its mark; `None` without one.
+    /// Seconds since its restore began, by its mark and the server's clock; `None` without one.
     age: Option<i64>,
+    /// Sessions in it.
     sessions: u64,
+    /// Whether the restore that made it has its session open.
+    alive: bool,
 }
 
 impl Leftover {
     /// Whether nobody can be at work on it any more.
     fn is_dead(&self) -> bool {
-        self.sessions == 0 && self.age.is_some_and(|age| age >= OLD)
+        !self.alive && self.sessions == 0 && self.age.is_some_and(|age| age >= OLD)
     }
 
     /// What a plan says about it.
@@ -49,6 +53,9 @@ impl Leftover {
         let Self { name, .. } = self;
         let drop = format!("DROP DATABASE {};", identifier(name));
         match self.age {
+            _ if self.alive => {
+                format!("note: database {name:?} belongs to a restore that is under way")
+            }
             Some(_) if self.is_dead() && dropping => {
                 format!("drop {name:?}, left from an interrupted restore")
             }
@@ -102,13 +109,16 @@ impl PostgresRestorer {
                'tablespaces', (SELECT json_agg(spcname) FROM pg_catalog.pg_tablespace),
                'leftovers', coalesce((SELECT json_agg(json_build_object(
                    'name', datname,
-                   'age', extract(epoch FROM now())::bigint
-                     - substring(shobj_description(oid, 'pg_database') FROM {mark})::bigint,
-                   'sessions', (SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid)
+                   'age', extract(epoch FROM now())::bigint - mark[1]::bigint,
+                   'sessions', (SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid),
+                   'alive', EXISTS (SELECT FROM pg_catalog.pg_stat_activity a
+                                    WHERE a.application_name = {restoring} || mark[2])
                  ) ORDER BY datname) FROM pg_catalog.pg_database d
+                 LEFT JOIN LATERAL regexp_match(shobj_description(d.oid, 'pg_database'), {mark}) AS mark ON true
                  WHERE datname ~ '_strongroom_[0-9a-f]{{8}}$'), '[]'::json));",
             names = names.join(", "),
-            mark = literal(&format!("^{MARK}([0-9]{{1,12}})$")),
+            restoring = literal(RESTORING),
+            mark = literal(&format!("^{MARK}([0-9]{{1,12}})(?: by ([0-9a-f]{{8}}))?$")),
         );
         psql.ask(cx, &sql).await
     }

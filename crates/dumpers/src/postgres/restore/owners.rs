@@ -12,15 +12,7 @@ impl PostgresRestorer {
             Owners::Keep => false,
             Owners::Drop => true,
             Owners::Auto => {
-                let Some(contents) = &head.contents else {
-                    warnings.push(
-                        "the table of contents is too large to look for roles first: owners and privileges \
-                         were left out"
-                            .to_owned(),
-                    );
-                    return true;
-                };
-                let roles = &contents.roles;
+                let roles = &head.contents.roles;
                 let missing: Vec<String> =
                     roles.difference(&looked.roles).map(|role| format!("{role:?}")).collect();
                 if !missing.is_empty() {

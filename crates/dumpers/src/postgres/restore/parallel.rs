@@ -18,16 +18,21 @@ use super::super::parallel::contents::{CONTENTS_MAX, Contents};
 use super::super::parallel::incoming::{Incoming, member, wrong};
 use super::super::parallel::load::{Loaders, Place};
 use super::super::parallel::{CONTENTS, DATA_FORMAT, OBJECTS, POST_DATA, PRE_DATA, SEQUENCES};
-use super::super::tools::sets_unknown_timeout;
+use super::super::tools::{Client, sets_unknown_timeout};
 use super::PostgresRestorer;
+use super::build::Fit;
 use super::draft::{Draft, discarded, hand_over};
 use super::head::Head;
+use super::look::Looked;
+use super::run::Run;
 use crate::bundle::{MemberHead, MemberId, Turn};
+use crate::tool::ToolCommand;
 
 impl PostgresRestorer {
     /// Refuses what a dump over several connections cannot be restored like: several connections
     /// share no transaction, so a failure in an existing database could not be undone.
     pub(super) fn refuse_for_parallel(&self, exists: bool) -> Result<()> {
+        self.refuse_arguments()?;
         let what = if exists {
             "an existing database"
         } else if self.is_partial() {
@@ -41,6 +46,47 @@ impl PostgresRestorer {
         Err(Error::new(ErrorKind::Unsupported, self.connection.describe(), what)
             .with_hint("restore all of it to a new database, and take from there what is needed")
             .at(Stage::Restore))
+    }
+
+    /// Refuses arguments that would leave out a part which the other sessions fill, or that are
+    /// obeyed in a part of the sessions only.
+    fn refuse_arguments(&self) -> Result<()> {
+        const OTHERS: [&str; 23] = [
+            "section",
+            "data-only",
+            "schema-only",
+            "statistics",
+            "statistics-only",
+            "no-data",
+            "no-schema",
+            "table",
+            "schema",
+            "exclude-schema",
+            "exclude-table",
+            "function",
+            "index",
+            "trigger",
+            "filter",
+            "strict-names",
+            "clean",
+            "if-exists",
+            "disable-triggers",
+            "enable-row-security",
+            "superuser",
+            "role",
+            "transaction-size",
+        ];
+        for arg in &self.config.extra_args {
+            let name = arg.strip_prefix("--").and_then(|long| long.split('=').next()).unwrap_or_default();
+            // The program takes every unambiguous beginning for the whole option.
+            if OTHERS.iter().any(|other| other.starts_with(name)) {
+                let what = format!("{arg:?} does not go together with a dump over several connections");
+                return Err(Error::new(ErrorKind::Config, self.connection.describe(), what)
+                    .with_hint("leave it out of restore_args; role and no_privileges are settings")
+                    .at(Stage::Restore));
+            }
+        }
+        Ok(())
     }
 
     /// Restores a dump over several connections into a new database.
@@ -65,8 +111,9 @@ impl PostgresRestorer {
         let client = self.client(cx, &looked, Some(&head)).await.map_err(|error| self.fail(error))?;
         let server = looked.server().map_err(|error| self.fail(error))?;
         let fit = self.fit(&looked, &head, &mut warnings);
+        let run = Run::begin(cx, &psql).await.map_err(|error| self.fail(error))?;
         let mut draft =
-            Draft::create(cx, &psql, target, &head, &mut warnings).await.map_err(|error| self.fail(error))?;
+            Draft::create(cx, &run, target, &head, &mut warnings).await.map_err(|error| self.fail(error))?;
         let begin = self.config.role.as_ref().map(|role| format!("SET ROLE {};", identifier(role)));
         let place = Place {
             cx: cx.clone(),
@@ -78,14 +125,20 @@ impl PostgresRestorer {
             forgiving: sets_unknown_timeout(&client.version, &server),
             command: self.command(&client, &draft.name, fit),
         };
-        let applied = Applying::new(place).all(&incoming, pre_data).await.map_err(at);
-        if let (Ok(_), Some(contents)) = (&applied, &head.contents) {
-            draft.take_settings(cx, &psql, &looked, contents, fit, &mut warnings).await;
+        let fitting =
+            Fitting { restorer: self, looked: &looked, client: &client, database: &draft.name, fit };
+        let applied = Applying::new(place, fitting).all(&incoming, pre_data).await.map_err(at);
+        if applied.is_ok() {
+            draft.take_settings(cx, &psql, &looked, &head.contents, fit, &mut warnings).await;
         }
         let drafts = [draft];
         let handed = match applied.and_then(|said| cx.check(described).map(|()| said)) {
             Ok(said) => {
-                warnings.extend(said);
+                for line in said {
+                    if !warnings.contains(&line) {
+                        warnings.push(line);
+                    }
+                }
                 hand_over(cx, &psql, &drafts).await.map_err(|error| self.fail(error))
             }
             Err(error) => Err(error),
@@ -125,8 +178,19 @@ impl Kind {
     }
 }
 
+/// What the schema after the rows is looked at with: it may name roles and tablespaces of its own.
+struct Fitting<'a> {
+    restorer: &'a PostgresRestorer,
+    looked: &'a Looked,
+    client: &'a Client,
+    database: &'a str,
+    /// What was found for the schema before the rows.
+    fit: Fit,
+}
+
 /// The restore of one dump into its temporary database.
-struct Applying {
+struct Applying<'a> {
+    fitting: Fitting<'a>,
     place: Arc<Place>,
     loaders: Loaders,
     /// Small members, read whole.
@@ -137,10 +201,11 @@ struct Applying {
     said: Vec<String>,
 }
 
-impl Applying {
-    fn new(place: Place) -> Self {
+impl<'a> Applying<'a> {
+    fn new(place: Place, fitting: Fitting<'a>) -> Self {
         let place = Arc::new(place);
         Self {
+            fitting,
             loaders: Loaders::new(Arc::clone(&place)),
             place,
             texts: HashMap::new(),
@@ -157,7 +222,8 @@ impl Applying {
         incoming: &Arc<Mutex<Incoming>>,
         pre_data: ByteStream<Plain>,
     ) -> Result<Vec<String>> {
-        self.archive(pre_data).await?;
+        let command = self.place.command.clone();
+        self.archive(&command, pre_data).await?;
         loop {
             let turn = incoming.lock().await.turn().await?;
             let Some(turn) = turn else { break };
@@ -198,7 +264,10 @@ impl Applying {
             Kind::Sequences => drop(self.texts.insert(id, (Kind::Sequences, Vec::new()))),
             Kind::PostData => {
                 self.rows.extend(self.loaders.wait().await?);
-                self.archive(member(incoming, id)).await?;
+                let (head, bytes) = Head::read(&self.place.cx, member(incoming, id)).await?;
+                let Fitting { restorer, looked, client, database, fit } = self.fitting;
+                let fit = fit.and(restorer.fit(looked, &head, &mut self.said));
+                self.archive(&restorer.command(client, database, fit), bytes).await?;
                 self.built = true;
             }
         }
@@ -219,9 +288,9 @@ impl Applying {
     }
 
     /// Gives an archive to `pg_restore`, whole or not at all.
-    async fn archive(&mut self, bytes: ByteStream<Plain>) -> Result<()> {
+    async fn archive(&mut self, command: &ToolCommand, bytes: ByteStream<Plain>) -> Result<()> {
         let bytes = parsed(&self.place.cx, bytes, |error| not_whole(error).at(Stage::Restore), drop);
-        let said = self.place.restored(bytes).await?;
+        let said = self.place.restored(command, bytes).await?;
         self.said.extend(said.lines().map(str::to_owned));
         Ok(())
     }
