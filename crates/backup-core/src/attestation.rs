@@ -63,6 +63,20 @@ pub enum Claim {
         /// Whether it is exempt from now on.
         on: bool,
     },
+    /// It was stored in one more place, read back and found equal.
+    Copied {
+        /// The place that it was read from; nothing where the run that made the backup wrote to several.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
+        /// The place that it was stored in.
+        to: String,
+        /// Bytes of the envelope.
+        object_len: u64,
+        /// When a pruner first saw it where it was copied from, so that a copy is as old as what it was
+        /// made from. Believed of a pruner only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        first_seen: Option<Timestamp>,
+    },
 }
 
 /// How far a verification went.
@@ -78,6 +92,16 @@ pub enum Depth {
 }
 
 impl Claim {
+    /// When a pruner first saw the backup, by its own word or by that of whoever copied it.
+    #[must_use]
+    pub fn first_seen(&self, made: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::Seen {} => Some(made),
+            Self::Copied { first_seen, .. } => *first_seen,
+            _ => None,
+        }
+    }
+
     /// The word that the names of its objects begin with.
     #[must_use]
     pub const fn word(&self) -> &'static str {
@@ -89,6 +113,7 @@ impl Claim {
             Self::Accepted {} => "accepted",
             Self::Marked { .. } => "marked",
             Self::Pinned { .. } => "pinned",
+            Self::Copied { .. } => "copied",
         }
     }
 }
@@ -263,6 +288,8 @@ mod tests {
 
     #[test]
     fn every_claim_is_read_as_it_was_written_and_only_at_its_place() {
+        let to = || "s3://bucket/prefix".to_owned();
+        let copied = |from, first_seen| Claim::Copied { from, to: to(), object_len: 7, first_seen };
         for claim in [
             Claim::Seen {},
             Claim::Verified { depth: Depth::Deep, bytes: 7 },
@@ -270,6 +297,8 @@ mod tests {
             Claim::Accepted {},
             Claim::Marked { on: false },
             Claim::Pinned { on: true },
+            copied(None, None),
+            copied(Some("/srv/backups".into()), Some(Timestamp::UNIX_EPOCH)),
         ] {
             let said = attestation(claim);
             let at = BackupRef { source: said.source.clone(), id: said.id };

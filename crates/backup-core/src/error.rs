@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Unsupported,
     /// A commit was sent and its answer is lost; verify before doing anything else.
     Uncertain,
+    /// It was done in fewer places than asked for.
+    Incomplete,
     /// Somebody asked to stop.
     Cancelled,
 }
@@ -51,6 +53,7 @@ impl ErrorKind {
             Self::Unavailable | Self::TimedOut => 15,
             Self::Unsupported => 16,
             Self::Uncertain => 17,
+            Self::Incomplete => 18,
             Self::Cancelled => 130,
         }
     }
@@ -82,6 +85,7 @@ impl fmt::Display for ErrorKind {
             Self::TimedOut => "timed out",
             Self::Unsupported => "unsupported",
             Self::Uncertain => "uncertain",
+            Self::Incomplete => "incomplete",
             Self::Cancelled => "cancelled",
         })
     }
@@ -209,6 +213,21 @@ impl Error {
         self
     }
 
+    /// The same once more, without its cause: for a list beside an error that is passed on.
+    #[must_use]
+    pub fn told(&self) -> Self {
+        let inner = &self.0;
+        Self(Box::new(Inner {
+            kind: inner.kind,
+            retry: inner.retry,
+            stage: inner.stage,
+            subject: inner.subject.clone(),
+            what: inner.what.clone(),
+            hint: inner.hint.clone(),
+            source: None,
+        }))
+    }
+
     /// A broken promise inside the program.
     pub fn bug(what: impl Into<String>) -> Self {
         Self::new(ErrorKind::Bug, "strongroom", what)
@@ -299,6 +318,7 @@ mod tests {
             (ErrorKind::TimedOut, 15, Retry::BackedOff),
             (ErrorKind::Unsupported, 16, Retry::Never),
             (ErrorKind::Uncertain, 17, Retry::VerifyFirst),
+            (ErrorKind::Incomplete, 18, Retry::Never),
             (ErrorKind::Cancelled, 130, Retry::Never),
         ];
         for (kind, code, retry) in table {

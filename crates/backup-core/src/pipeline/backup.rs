@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::join_all;
 use jiff::Timestamp;
 
 use crate::catalog::{Catalog, Run, RunRecord};
@@ -13,12 +14,13 @@ use crate::ledger::{Head, Ledger};
 use crate::manifest::{BackupRef, Manifest, printable};
 use crate::progress::{Event, RunStatus};
 use crate::seal::{Encryptor, SealSummary, Sealing};
-use crate::statement::{SignedStatement, Signer, StatementKind};
+use crate::statement::{Origin, SignedStatement, Signer, StatementKind, VouchedManifest};
 use crate::store::{Receipt, Sink, Source};
 use crate::stream::ByteStream;
 
+use super::mirror::{Lane, Lanes, MirrorParts, mirror};
 use super::told::Told;
-use super::{meter, read, store, verify};
+use super::{meter, read};
 
 /// The ports that a backup runs on.
 #[derive(Debug, Clone)]
@@ -90,6 +92,16 @@ pub struct BackedUp {
 /// settled; the next run looks. `Conflict` when the ledger remembers nothing and the place holds
 /// backups of this source that this host signed.
 pub async fn backup(cx: &Context, parts: &BackupParts, request: BackupRequest) -> Result<BackedUp> {
+    mirror(cx, &MirrorParts::from(parts), request).await.outcome
+}
+
+/// The same into the places of `lanes`, and what the catalogue is told of it.
+pub(super) async fn backup_into(
+    cx: &Context,
+    parts: &MirrorParts,
+    lanes: &mut Lanes<'_>,
+    request: BackupRequest,
+) -> Result<BackedUp> {
     let at = BackupRef { source: request.source.clone(), id: request.id };
     let started = cx.now();
     cx.report(Event::Status(RunStatus::Pending));
@@ -97,7 +109,8 @@ pub async fn backup(cx: &Context, parts: &BackupParts, request: BackupRequest) -
         Some(catalog) => Some((catalog, catalog.begin(record(&at, started)).await?)),
         None => None,
     };
-    let outcome = run_backup(cx, parts, &request, &at, started, run.as_ref().map(|(c, r)| (*c, r))).await;
+    let run_ports = run.as_ref().map(|(catalog, run)| (*catalog, run));
+    let outcome = run_backup(cx, parts, lanes, &request, &at, started, run_ports).await;
     cx.report(Event::Status(match &outcome {
         Ok(_) => RunStatus::Completed,
         Err(error) if error.kind() == ErrorKind::Cancelled => RunStatus::Cancelled,
@@ -141,7 +154,8 @@ fn record(at: &BackupRef, started: Timestamp) -> RunRecord {
 
 async fn run_backup(
     cx: &Context,
-    parts: &BackupParts,
+    parts: &MirrorParts,
+    lanes: &mut Lanes<'_>,
     request: &BackupRequest,
     at: &BackupRef,
     started: Timestamp,
@@ -151,13 +165,14 @@ async fn run_backup(
         Some((catalog, run)) => told(cx, catalog.advance(run, status).await),
         None => Ok(()),
     };
+    lanes.enough(cx)?;
     // A ledger or a place that cannot be read is told before the work, not after it.
     let remembered = parts.ledger.head(&request.repository, &request.source).await?;
-    if interrupted(parts, request).await?.is_none() && remembered.is_none() {
-        check_memory(cx, parts, request).await?;
+    if interrupted(cx, parts, lanes, request).await?.is_none() && remembered.is_none() {
+        check_memory(cx, parts, lanes, request).await?;
     }
     if let Some(head) = remembered {
-        tell_if_gone(cx, parts, request, head).await;
+        tell_if_gone(cx, lanes, request, head).await;
     }
 
     advance(RunStatus::Running).await?;
@@ -175,22 +190,21 @@ async fn run_backup(
         .map_err(|e| e.at(Stage::Seal))?;
 
     advance(RunStatus::Uploading).await?;
-    let receipt =
-        store(cx, parts.sink.as_ref(), &at.data(), meter::sealing(cx, sealed), request.estimate).await?;
+    let receipt = lanes.store(cx, &at.data(), meter::sealing(cx, sealed), request.estimate).await?;
     let report = report.get().ok_or_else(|| Error::bug("a dump ended cleanly without a report"))?.clone();
     let summary = summary.get().ok_or_else(|| Error::bug("an envelope ended cleanly without a summary"))?;
 
     let tree = ByteStream::declare_sealed(futures::stream::iter([Ok(summary.tree.clone())]));
-    store(&quiet(cx), parts.sink.as_ref(), &at.tree(), tree, Some(summary.tree.len() as u64)).await?;
+    lanes.store(&quiet(cx), &at.tree(), tree, Some(summary.tree.len() as u64)).await?;
 
     if request.read_back {
         advance(RunStatus::Verifying).await?;
         cx.report(Event::Status(RunStatus::Verifying));
-        verify::same_bytes(&quiet(cx), parts.reader.as_ref(), &at.data(), &receipt).await?;
+        lanes.read_back(&quiet(cx), &at.data(), &receipt).await?;
     }
     cx.check(&at.to_string())?;
 
-    let previous = settled_head(cx, parts, request).await?;
+    let previous = settled_head(cx, parts, lanes, request).await?;
     let manifest = Manifest {
         repository: request.repository,
         source: request.source.clone(),
@@ -211,7 +225,7 @@ async fn run_backup(
     };
     check_lengths(&receipt, summary)?;
     let signed = parts.signer.sign(StatementKind::Manifest, &manifest.to_json()?)?;
-    publish(cx, parts, request, at, &manifest, &signed).await?;
+    publish(cx, parts, lanes, request, &manifest, &signed).await?;
     Ok(BackedUp { manifest, report, read_back: request.read_back })
 }
 
@@ -226,9 +240,9 @@ fn check_lengths(receipt: &Receipt, summary: &SealSummary) -> Result<()> {
 /// The step that makes the backup exist, recorded before and after in the signer's own memory.
 async fn publish(
     cx: &Context,
-    parts: &BackupParts,
+    parts: &MirrorParts,
+    lanes: &mut Lanes<'_>,
     request: &BackupRequest,
-    at: &BackupRef,
     manifest: &Manifest,
     signed: &SignedStatement,
 ) -> Result<()> {
@@ -238,32 +252,24 @@ async fn publish(
         .intend(&request.repository, &request.source, head)
         .await
         .map_err(|e| e.at(Stage::Manifest))?;
-    let len = signed.stored().len() as u64;
-    let stored =
-        store(&quiet(cx), parts.sink.as_ref(), &at.manifest(), ByteStream::of_statement(signed), Some(len))
-            .await;
-    match stored {
-        Ok(receipt) => {
-            if request.read_back {
-                let read =
-                    verify::same_bytes(&quiet(cx), parts.reader.as_ref(), &at.manifest(), &receipt).await;
-                read.map_err(|error| unread(at, error))?;
-            }
-            // The backup exists. A ledger that cannot say so now finds out at the next run by looking.
-            if let Err(error) = parts.ledger.settle(&request.repository, &request.source, true).await {
-                cx.report(Event::Warning(&format!(
-                    "the backup is stored, but this host could not note it: {error}"
-                )));
-            }
-            Ok(())
+    let published = lanes.publish(&quiet(cx), &manifest.backup(), signed, request.read_back).await;
+    // Unless every place said no for certain, the manifest may be there: the next run looks.
+    if published.stands {
+        // The backup exists. A ledger that cannot say so now finds out at the next run by looking.
+        if let Err(error) = parts.ledger.settle(&request.repository, &request.source, true).await {
+            cx.report(Event::Warning(&format!(
+                "the backup is stored, but this host could not note it: {error}"
+            )));
         }
-        // Unless the place said no for certain, the manifest may be there: the next run looks.
-        Err(error) => Err(error.at(Stage::Manifest)),
+        let origin = Origin::Trusted { signer: parts.signer.key_id() };
+        let about = VouchedManifest::vouched(manifest.clone(), origin, signed.pae_sha256());
+        lanes.receipts(cx, parts.signer.as_ref(), &about).await;
     }
+    published.enough
 }
 
 /// The manifest was stored, but nobody saw it: neither a backup nor none.
-fn unread(at: &BackupRef, error: Error) -> Error {
+pub(super) fn unread(at: &BackupRef, error: Error) -> Error {
     if error.kind() == ErrorKind::Integrity {
         return error.at(Stage::Manifest);
     }
@@ -274,22 +280,52 @@ fn unread(at: &BackupRef, error: Error) -> Error {
 }
 
 /// The last backup of this host should still be there; nobody else remembers it as well.
-async fn tell_if_gone(cx: &Context, parts: &BackupParts, request: &BackupRequest, head: Head) {
+async fn tell_if_gone(cx: &Context, lanes: &mut Lanes<'_>, request: &BackupRequest, head: Head) {
     let at = BackupRef { source: request.source.clone(), id: head.id };
-    // A place that does not answer is told by the call that needs the answer.
-    if let Ok(None) = parts.reader.stat(&at.manifest()).await {
+    let several = lanes.are_several();
+    let looks = lanes.alive().map(async |lane| {
+        let found = lane.ask(&at.manifest(), lane.place().reader.stat(&at.manifest())).await;
+        // A place that does not answer is told by the call that needs the answer.
+        matches!(found, Ok(None)).then(|| lane.place().name.clone())
+    });
+    for name in join_all(looks).await.into_iter().flatten() {
+        let place = if several { format!("destination {name}") } else { "the destination".to_owned() };
         cx.report(Event::Warning(&format!(
-            "the previous backup, {at} (number {}), is gone from the destination: if nobody removed it on purpose, find out who did",
+            "the previous backup, {at} (number {}), is gone from {place}: if nobody removed it on purpose, find out who did",
             head.seq
         )));
     }
 }
 
 /// A ledger that remembers nothing of a source must be new: one that was lost would give out numbers
-/// again that stand in the place, below the highest, and readers would take an old backup for the
-/// latest.
-async fn check_memory(cx: &Context, parts: &BackupParts, request: &BackupRequest) -> Result<()> {
-    let objects = match parts.reader.list(&format!("{}/", request.source)).await {
+/// again that stand in a place, below the highest, and readers would take an old backup for the
+/// latest. So every place that was asked for must be there to be looked at, also where fewer are enough.
+async fn check_memory(
+    cx: &Context,
+    parts: &MirrorParts,
+    lanes: &mut Lanes<'_>,
+    request: &BackupRequest,
+) -> Result<()> {
+    if let Some((name, error)) = lanes.first_lost() {
+        let what = format!("destination {name} cannot be looked at: {error}");
+        let subject = format!("first backup of {} by this host", request.source);
+        return Err(Error::new(error.kind(), subject, what)
+            .with_hint("the first backup needs every destination, so that no number is given out twice"));
+    }
+    let looks = lanes.alive().map(|lane| check_place(cx, parts, lane, request));
+    join_all(looks).await.into_iter().collect()
+}
+
+async fn check_place(
+    cx: &Context,
+    parts: &MirrorParts,
+    lane: &Lane<'_>,
+    request: &BackupRequest,
+) -> Result<()> {
+    let reader = lane.place().reader.as_ref();
+    let prefix = format!("{}/", request.source);
+    let about = BackupRef { source: request.source.clone(), id: request.id }.manifest();
+    let objects = match lane.ask(&about, reader.list(&prefix)).await {
         Err(error) if error.kind() == ErrorKind::Denied => {
             let what = "whether this host has backed up here before is unknown: it may not list the place";
             cx.report(Event::Warning(&format!("{what}: {error}")));
@@ -298,7 +334,7 @@ async fn check_memory(cx: &Context, parts: &BackupParts, request: &BackupRequest
         listed => listed.map_err(|e| e.at(Stage::Manifest))?,
     };
     for at in objects.iter().filter_map(|object| BackupRef::of_manifest(&object.key)) {
-        let stored = read::small(parts.reader.as_ref(), &at.manifest(), read::STATEMENT_LEN_MAX).await;
+        let stored = lane.ask(&about, read::small(reader, &at.manifest(), read::STATEMENT_LEN_MAX)).await;
         let stored = match stored {
             // Removed since the listing, or nothing that this host made.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Integrity) => continue,
@@ -322,56 +358,86 @@ async fn check_memory(cx: &Context, parts: &BackupParts, request: &BackupRequest
 }
 
 /// What became of a manifest that an interrupted run was about to store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fate {
-    /// It is there.
-    Stored,
     /// Nothing is there.
     Absent,
     /// Something else stands in its place.
     Displaced,
+    /// No place that can be looked at has it, and not every place can be.
+    Unknown,
+    /// It is there.
+    Stored,
 }
 
-/// The backup that an interrupted run was about to finish, and its manifest's fate by a look.
-async fn interrupted(parts: &BackupParts, request: &BackupRequest) -> Result<Option<(BackupRef, Fate)>> {
+/// The backup that an interrupted run was about to finish, and its manifest's fate by a look at every
+/// place. Places that cannot be looked at are given up.
+async fn interrupted(
+    cx: &Context,
+    parts: &MirrorParts,
+    lanes: &mut Lanes<'_>,
+    request: &BackupRequest,
+) -> Result<Option<(BackupRef, Fate)>> {
     let Some(intended) = parts.ledger.intended(&request.repository, &request.source).await? else {
         return Ok(None);
     };
     let at = BackupRef { source: request.source.clone(), id: intended.id };
-    let look = async || -> Result<Fate> {
-        let Some(info) = parts.reader.stat(&at.manifest()).await? else { return Ok(Fate::Absent) };
-        if info.len > read::STATEMENT_LEN_MAX {
-            return Ok(Fate::Displaced);
-        }
-        match read::small(parts.reader.as_ref(), &at.manifest(), read::STATEMENT_LEN_MAX).await {
-            Ok(stored) => {
-                let found = parts.signer.recognize(StatementKind::Manifest, &stored);
-                Ok(if found.is_some_and(|found| found.pae_sha256 == intended.pae_sha256) {
-                    Fate::Stored
-                } else {
-                    Fate::Displaced
-                })
+    let looks = lanes.alive().map(async |lane| {
+        let reader = lane.place().reader.as_ref();
+        match lane.ask(&at.manifest(), fate(reader, parts.signer.as_ref(), &at, intended)).await {
+            Ok(fate) => Some(fate),
+            Err(error) => {
+                lane.lose(error.at(Stage::Manifest));
+                None
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Fate::Absent),
-            // It is there and the place damages it: a number that was given out is not given out twice.
-            Err(error) if error.kind() == ErrorKind::Integrity => Ok(Fate::Stored),
-            Err(error) => Err(error),
         }
-    };
-    let fate = look().await.map_err(|e| e.at(Stage::Manifest))?;
+    });
+    let fates = join_all(looks).await;
+    lanes.enough(cx)?;
+    let found = fates.into_iter().flatten().max().unwrap_or(Fate::Unknown);
+    let fate = if lanes.is_complete() { found } else { found.max(Fate::Unknown) };
     Ok(Some((at, fate)))
+}
+
+/// What became of the manifest in one place.
+async fn fate(reader: &dyn Source, signer: &dyn Signer, at: &BackupRef, intended: Head) -> Result<Fate> {
+    let Some(info) = reader.stat(&at.manifest()).await? else { return Ok(Fate::Absent) };
+    if info.len > read::STATEMENT_LEN_MAX {
+        return Ok(Fate::Displaced);
+    }
+    match read::small(reader, &at.manifest(), read::STATEMENT_LEN_MAX).await {
+        Ok(stored) => {
+            let found = signer.recognize(StatementKind::Manifest, &stored);
+            Ok(if found.is_some_and(|found| found.pae_sha256 == intended.pae_sha256) {
+                Fate::Stored
+            } else {
+                Fate::Displaced
+            })
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Fate::Absent),
+        // It is there and the place damages it: a number that was given out is not given out twice.
+        Err(error) if error.kind() == ErrorKind::Integrity => Ok(Fate::Stored),
+        Err(error) => Err(error),
+    }
 }
 
 /// The head to build on, after settling by a look what an interrupted run intended.
 ///
 /// The look is the last thing before a new manifest is made: a request that a killed process left on
 /// its way to the place has had the time of a whole dump to arrive.
-async fn settled_head(cx: &Context, parts: &BackupParts, request: &BackupRequest) -> Result<Option<Head>> {
+async fn settled_head(
+    cx: &Context,
+    parts: &MirrorParts,
+    lanes: &mut Lanes<'_>,
+    request: &BackupRequest,
+) -> Result<Option<Head>> {
     let (repository, source) = (&request.repository, &request.source);
-    if let Some((at, fate)) = interrupted(parts, request).await? {
-        parts.ledger.settle(repository, source, fate == Fate::Stored).await?;
+    if let Some((at, fate)) = interrupted(cx, parts, lanes, request).await? {
+        // A number that may stand somewhere is not given out twice.
+        parts.ledger.settle(repository, source, fate >= Fate::Unknown).await?;
         let fate = match fate {
             Fate::Stored => "is whole",
+            Fate::Unknown => "is in no place that can be looked at; its number is not given out again",
             Fate::Absent => "was never finished",
             Fate::Displaced => "was never finished, and something else stands in its manifest's place",
         };
@@ -381,6 +447,6 @@ async fn settled_head(cx: &Context, parts: &BackupParts, request: &BackupRequest
 }
 
 /// The same run, without byte counts: trees and manifests are not progress.
-fn quiet(cx: &Context) -> Context {
+pub(super) fn quiet(cx: &Context) -> Context {
     read::without_progress(cx)
 }

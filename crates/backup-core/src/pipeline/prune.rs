@@ -131,8 +131,8 @@ pub async fn survey(cx: &Context, parts: PruneParts<'_>, source: &SourceName) ->
     let mut standing = Vec::with_capacity(looked.len());
     for (manifest, said) in looked {
         cx.check(source.as_str())?;
-        let seen = said.believed.iter().filter(|said| matches!(said.claim, Claim::Seen {}));
-        let first_seen = match seen.map(|said| said.made).min() {
+        let seen = said.believed.iter().filter_map(|said| said.claim.first_seen(said.made));
+        let first_seen = match seen.min() {
             Some(first_seen) => first_seen,
             None => attest(cx, parts.sink, parts.signer, &manifest, Claim::Seen {}).await?.made,
         };
@@ -312,6 +312,30 @@ async fn check_place_clock(cx: &Context, parts: PruneParts<'_>, at: &BackupRef) 
         Some(newest) if cx.now().duration_since(newest) > PLACE_BEHIND_MAX => Err(clock_ahead(cx, newest)),
         _ => Ok(()),
     }
+}
+
+/// Removes one backup for a reason that is no rule of retention, as when all of it is somewhere else,
+/// in the same order as [`prune`]. `false` when it was gone already.
+///
+/// Not cancel safe in the same sense; [`prune`] removes what is left of it.
+///
+/// # Errors
+/// As [`prune`].
+pub async fn retire(
+    cx: &Context,
+    parts: PruneParts<'_>,
+    manifest: &VouchedManifest,
+    reason: &str,
+) -> Result<bool> {
+    let at = manifest.manifest().backup();
+    let stood = note(cx, parts, manifest, reason).await?;
+    if stood {
+        parts.remover.remove(&at.manifest()).await.map_err(|e| e.at(Stage::Remove))?;
+    } else if noted(parts, &at).await?.is_none() {
+        return Ok(false);
+    }
+    remove_data(parts, &at).await?;
+    Ok(stood)
 }
 
 /// Writes into the history what is about to be removed, unless it is there. `false` when the backup

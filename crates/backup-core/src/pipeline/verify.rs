@@ -150,7 +150,7 @@ pub(super) async fn same_bytes(
 
 /// The object's bytes; the stream ends cleanly only if length and digest are the expected ones, and
 /// with `Cancelled` when somebody asks to stop.
-async fn checked(
+pub(super) async fn checked(
     cx: &Context,
     source: &dyn Source,
     key: &ObjectKey,

@@ -17,8 +17,13 @@ impl RepositoryTrust {
         let said = Attestation::from_json(at, &verified.payload).map_err(content)?;
         self.check_place(said.repository)?;
         let role = match said.claim {
-            Claim::Seen {} | Claim::Leaving {} | Claim::Marked { .. } => Role::Pruner,
+            // A receipt that makes a backup older could have it removed.
+            Claim::Seen {}
+            | Claim::Leaving {}
+            | Claim::Marked { .. }
+            | Claim::Copied { first_seen: Some(_), .. } => Role::Pruner,
             Claim::Verified { .. } | Claim::Failed { .. } => Role::Verifier,
+            Claim::Copied { first_seen: None, .. } => self.copier(&verified.signer, at),
             // What a later version says needs the rights of a person.
             _ => Role::Operator,
         };
@@ -75,6 +80,14 @@ impl RepositoryTrust {
             return Err(TrustError::NotInRole { key_id, role: role.name(), source_name });
         }
         Ok(())
+    }
+
+    /// The role by which a key may say that it copied: whoever has any for this source.
+    fn copier(&self, key: &VerifyingKey, at: &BackupRef) -> Role {
+        let roles = [Role::Backup, Role::Pruner, Role::Verifier];
+        let grant = self.grants().get(key);
+        let held = roles.into_iter().find(|role| grant.is_some_and(|grant| grant.allows(*role, &at.source)));
+        held.unwrap_or(Role::Operator)
     }
 
     fn has_role(&self, key: &VerifyingKey, role: Role) -> bool {
@@ -192,6 +205,26 @@ mod tests {
         ));
         let stranger = SigningKey::generate().unwrap();
         assert!(matches!(examined(&trust, &at, &stranger, deep), Err(TrustError::Statement(_))));
+    }
+
+    /// Whoever can make backups could otherwise make them old enough to be removed.
+    #[test]
+    fn everybody_with_a_role_tells_of_copies_and_only_a_pruner_how_old_they_are() {
+        let (cast, trust) = repository();
+        let at = at();
+        let copied = |first_seen| Claim::Copied {
+            from: Some("/a".into()),
+            to: "/b".into(),
+            object_len: 1,
+            first_seen,
+        };
+        for key in [&cast.host, &cast.verifier, &cast.pruner, &cast.both] {
+            assert!(examined(&trust, &at, key, copied(None)).is_ok());
+            let aged = examined(&trust, &at, key, copied(Some(Timestamp::UNIX_EPOCH)));
+            assert_eq!(aged.is_ok(), key.key_id() == cast.pruner.key_id(), "{aged:?}");
+        }
+        let stranger = SigningKey::generate().unwrap();
+        assert!(examined(&trust, &at, &stranger, copied(None)).is_err());
     }
 
     #[test]
