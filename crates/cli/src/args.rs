@@ -10,7 +10,7 @@ use crate::settings::{RawArgs, Value};
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 defect of the program, 2 settings, 10 not found, 11 conflict, 12 denied,
 13 integrity, 14 a dump or restore program failed, 15 unavailable or timed out, 16 unsupported,
-17 uncertain, 130 cancelled. docs/exit-codes.md says more.
+17 uncertain, 18 fewer copies than asked for, 130 cancelled. docs/exit-codes.md says more.
 
 First steps: strongroom quickstart";
 
@@ -55,6 +55,12 @@ pub(crate) enum Command {
     Open(commands::open::Open),
     /// Back up a database: dump, compress, encrypt, store, read back, sign
     Backup(Box<commands::backup::Backup>),
+    /// Copy backups to another destination, or repair copies there; needs no private key
+    Copy(commands::copy::Copy),
+    /// Copy everything to another destination, verify it, then remove it where it was
+    Migrate(commands::migrate::Migrate),
+    /// Count the copies of each backup, and say whether they meet the 3-2-1 rule
+    Copies(commands::copies::Copies),
     /// List backups and runs
     List(commands::list::List),
     /// Show what is known of one backup
@@ -97,6 +103,41 @@ pub(crate) struct DestinationArgs {
     /// The id of the repository that must be there
     #[arg(long, value_name = "ID")]
     repository: Option<String>,
+}
+
+/// Where a new backup goes, or a new trust file.
+#[derive(Debug, Default, Args)]
+pub(crate) struct DestinationsArgs {
+    /// Where backups are kept: a name of the configuration or a URL; repeatable, each gets a copy
+    #[arg(short, long = "destination", value_name = "NAME|URL")]
+    destinations: Vec<String>,
+    /// The public key of the repository's owner, as the recovery sheet shows it
+    #[arg(long, value_name = "ed25519:...")]
+    owner: Option<String>,
+    /// The id of the repository that must be there
+    #[arg(long, value_name = "ID")]
+    repository: Option<String>,
+}
+
+/// From where to where backups are copied.
+#[derive(Debug, Default, Args)]
+pub(crate) struct CopyArgs {
+    /// Where they are: a name of the configuration or a URL; by default `destination` of the settings
+    #[arg(long, value_name = "NAME|URL")]
+    pub(crate) from: Option<String>,
+    /// Where they go: a name of the configuration or a URL
+    #[arg(long, value_name = "NAME|URL")]
+    pub(crate) to: String,
+    /// The public key of the repository's owner, as the recovery sheet shows it
+    #[arg(long, value_name = "ed25519:...")]
+    owner: Option<String>,
+    /// The id of the repository that must be there
+    #[arg(long, value_name = "ID")]
+    repository: Option<String>,
+    /// Read what is there already to its end; remove what differs and copy it anew, after the good copy was read;
+    /// fill a place that was emptied
+    #[arg(long)]
+    pub(crate) repair: bool,
 }
 
 /// Who can open what is sealed, and how it is sealed.
@@ -153,6 +194,9 @@ pub(crate) struct ReadBackArgs {
     /// Do not read the new backup back
     #[arg(long, action = ArgAction::SetTrue)]
     no_verify: bool,
+    /// Of several destinations, how many copies are enough: `all` or `at_least:N`
+    #[arg(long, value_name = "HOW")]
+    mirror: Option<String>,
     /// The most bytes a second that are written to the destination, such as 10MiB
     #[arg(long, value_name = "RATE")]
     upload_limit: Option<String>,
@@ -204,6 +248,25 @@ impl DestinationArgs {
     }
 }
 
+impl Sets for DestinationsArgs {
+    fn set(&self, raw: &mut RawArgs) {
+        match &self.destinations[..] {
+            [one] => text(raw, "destination", Some(one)),
+            several => list(raw, "destination", several),
+        }
+        text(raw, "trust.owner", self.owner.as_ref());
+        text(raw, "trust.repository", self.repository.as_ref());
+    }
+}
+
+impl Sets for CopyArgs {
+    fn set(&self, raw: &mut RawArgs) {
+        text(raw, "destination", self.from.as_ref());
+        text(raw, "trust.owner", self.owner.as_ref());
+        text(raw, "trust.repository", self.repository.as_ref());
+    }
+}
+
 impl Sets for SealArgs {
     fn set(&self, raw: &mut RawArgs) {
         list(raw, "keys.recipients", &self.recipients);
@@ -235,6 +298,7 @@ impl Sets for ReadBackArgs {
         if self.no_verify {
             raw.values.insert("verify", Value::Switch(false));
         }
+        text(raw, "mirror", self.mirror.as_ref());
         text(raw, "upload_limit", self.upload_limit.as_ref());
         text(raw, "notify.log", self.notify_log.as_ref());
     }

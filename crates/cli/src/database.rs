@@ -119,7 +119,7 @@ fn set(table: &mut Table, pair: &str) -> Outcome {
     };
     let value = match field.kind {
         _ if !pair.contains('=') => return Err(wrong()),
-        Kind::Text | Kind::Path => Value::Text(text.to_owned()),
+        Kind::Text | Kind::Texts | Kind::Path => Value::Text(text.to_owned()),
         Kind::Switch => Value::Switch(text.parse().map_err(|_| wrong())?),
         Kind::Number => Value::Number(text.parse().map_err(|_| wrong())?),
         Kind::List => {

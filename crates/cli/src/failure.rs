@@ -17,6 +17,8 @@ pub(crate) enum Failure {
     Settings(Vec<Problem>),
     /// Anything else.
     Error(Error),
+    /// A backup into several destinations that is not in enough of them: why, and what is where.
+    Copies(Error, Vec<Value>),
     /// Somebody stopped reading our output; nobody is there to be told.
     ClosedPipe,
 }
@@ -35,7 +37,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) => ErrorKind::Config.exit_code(),
-            Self::Error(error) => error.kind().exit_code(),
+            Self::Error(error) | Self::Copies(error, _) => error.kind().exit_code(),
             // 128 + SIGPIPE, as a program reports that the signal ended.
             Self::ClosedPipe => 141,
         }
@@ -45,7 +47,7 @@ impl Failure {
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
             Self::Settings(_) => ErrorKind::Config,
-            Self::Error(error) => error.kind(),
+            Self::Error(error) | Self::Copies(error, _) => error.kind(),
             Self::ClosedPipe => ErrorKind::Cancelled,
         }
     }
@@ -64,7 +66,7 @@ impl Failure {
                 }
                 text
             }
-            Self::Error(error) => {
+            Self::Error(error) | Self::Copies(error, _) => {
                 let mut text = format!("error: {error}\n");
                 for cause in causes(error) {
                     text.push_str(&format!("  because: {cause}\n"));
@@ -89,18 +91,27 @@ impl Failure {
                 "stage": "settings",
                 "problems": problems,
             }),
-            Self::Error(error) => json!({
-                "kind": error.kind().to_string(),
-                "exit_code": self.exit_code(),
-                "subject": error.subject(),
-                "what": error.what(),
-                "hint": error.hint(),
-                "stage": error.stage().map(|stage| stage.to_string()),
-                "causes": causes(error),
-            }),
+            Self::Error(error) => of_error(error),
+            Self::Copies(error, copies) => {
+                let mut body = of_error(error);
+                body["copies"] = Value::Array(copies.clone());
+                body
+            }
         };
         json!({ "error": body })
     }
+}
+
+fn of_error(error: &Error) -> Value {
+    json!({
+        "kind": error.kind().to_string(),
+        "exit_code": error.kind().exit_code(),
+        "subject": error.subject(),
+        "what": error.what(),
+        "hint": error.hint(),
+        "stage": error.stage().map(|stage| stage.to_string()),
+        "causes": causes(error),
+    })
 }
 
 /// The chain below an error, without repetitions.

@@ -2,7 +2,9 @@
 //! `backup_core`; this crate chooses the implementations (in one file, `wiring`) and talks to people.
 
 mod args;
+mod carry;
 mod commands;
+mod copying;
 mod database;
 mod exit;
 mod export;
@@ -22,6 +24,7 @@ mod selector;
 mod settings;
 mod signals;
 mod source;
+mod spread;
 mod state;
 mod terminal;
 mod tracing_out;

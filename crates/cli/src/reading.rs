@@ -181,7 +181,7 @@ impl Reader {
                         selector.to_string(),
                         format!("this is not the newest that was made: {}", wrong.join("; ")),
                     )
-                    .with_hint("backups were removed or replaced; look with `strongroom list`, then name one by its id"),
+                    .with_hint("backups were removed or replaced, or it is in another destination alone: copy it from there, or look with `strongroom list` and name one by its id"),
                 ));
             }
             if let Ok(at) = &at {

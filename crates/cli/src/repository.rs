@@ -224,7 +224,7 @@ fn reach(trust: &TrustStatement, signer: Sha256Digest, source: &str) -> Reach {
 }
 
 /// What `repository.json` says of itself, not yet believed.
-fn claimed(stored: &[u8]) -> Result<RepositoryStatement> {
+pub(crate) fn claimed(stored: &[u8]) -> Result<RepositoryStatement> {
     let name = repository_object().to_string();
     let statement =
         StoredStatement::parse(StatementKind::Repository, stored).map_err(|e| e.about(name.clone()))?;
@@ -376,7 +376,7 @@ pub(crate) async fn put(
 }
 
 /// A small object as a whole, or `None` where there is none.
-async fn small(source: &dyn Source, key: &backup_core::ObjectKey) -> Result<Option<Bytes>> {
+pub(crate) async fn small(source: &dyn Source, key: &backup_core::ObjectKey) -> Result<Option<Bytes>> {
     let Some(info) = source.stat(key).await? else { return Ok(None) };
     let too_long = || Error::new(ErrorKind::Integrity, key.as_str(), "longer than any statement");
     if info.len > STATEMENT_LEN_MAX {
@@ -393,7 +393,8 @@ async fn small(source: &dyn Source, key: &backup_core::ObjectKey) -> Result<Opti
     Ok(Some(bytes.into()))
 }
 
-fn absent(reading: &Reading<'_>, known: Option<&Pin>) -> Error {
+/// Why a place holds no repository.
+pub(crate) fn absent(reading: &Reading<'_>, known: Option<&Pin>) -> Error {
     match known {
         Some(known) => Error::new(
             ErrorKind::Integrity,

@@ -362,10 +362,7 @@ async fn beside(
 
 /// Whether a claim is about the copy in one place, and not about the backup.
 fn is_of_one_place(claim: &Claim) -> bool {
-    matches!(
-        claim,
-        Claim::Leaving {} | Claim::Marked { .. } | Claim::Failed { .. } | Claim::Copied { .. }
-    )
+    matches!(claim, Claim::Leaving {} | Claim::Marked { .. } | Claim::Failed { .. } | Claim::Copied { .. })
 }
 
 /// Says beside the copy that it is one, unless that was said before.

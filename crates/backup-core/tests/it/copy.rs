@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use backup_core::pipeline::{self, BackupParts, BackupRequest, Copied, CopyParts, PruneParts};
+use backup_core::pipeline::{self, BackupParts, BackupRequest, ClockCheck, Copied, CopyParts, PruneParts};
 use backup_core::testing::{
     Fault, FaultPlan, FaultyStore, ManualClock, MemoryLedger, MemoryStore, ScriptedDumper,
 };
@@ -36,7 +36,10 @@ async fn original() -> (MemoryStore, BackupRef) {
     let at = BackupRef { source: source(), id: request.id };
     pipeline::backup(&clock(1_000), &parts, request).await.unwrap();
     let manifest = pipeline::manifest(&store, &Stamp, &at).await.unwrap();
-    for claim in [Claim::Seen {}, Claim::Pinned { on: true }, Claim::Leaving {}] {
+    let failed = Claim::Failed { depth: Depth::Quick };
+    for claim in
+        [Claim::Seen {}, Claim::Pinned { on: true }, Claim::Leaving {}, failed, Claim::Marked { on: true }]
+    {
         pipeline::attest(&clock(2_000), &store, &Stamp, &manifest, claim).await.unwrap();
     }
     store.overwrite(&format!("{}keys/one.json", at.prefix()).parse().unwrap(), "a recipient");
@@ -89,7 +92,14 @@ async fn a_copy_is_whole_as_old_as_its_original_and_made_once() {
     assert_eq!(copied(&from, &to, &at).await.unwrap(), Copied::Already);
     assert_eq!(to.keys(), before, "doing it again changes nothing");
     // A pruner of the copy counts its age from the original's first look.
-    let pruning = PruneParts { source: &to, sink: &to, remover: &to, trust: &Stamp, signer: &Stamp };
+    let pruning = PruneParts {
+        source: &to,
+        sink: &to,
+        remover: &to,
+        trust: &Stamp,
+        signer: &Stamp,
+        clock: ClockCheck::Trusted,
+    };
     let standing = pipeline::survey(&clock(9_999), pruning, &source()).await.unwrap();
     assert_eq!(standing[0].candidate.first_seen.as_second(), 2_000);
 }
@@ -102,7 +112,14 @@ async fn a_receipt_alone_carries_the_age_as_well() {
     for key in to.keys().iter().filter(|key| key.file_name().starts_with("seen-")) {
         to.remove(key).await.unwrap();
     }
-    let pruning = PruneParts { source: &to, sink: &to, remover: &to, trust: &Stamp, signer: &Stamp };
+    let pruning = PruneParts {
+        source: &to,
+        sink: &to,
+        remover: &to,
+        trust: &Stamp,
+        signer: &Stamp,
+        clock: ClockCheck::Trusted,
+    };
     let standing = pipeline::survey(&clock(9_999), pruning, &source()).await.unwrap();
     assert_eq!(standing[0].candidate.first_seen.as_second(), 2_000);
 }
@@ -239,7 +256,14 @@ async fn what_a_pruner_removed_there_is_not_brought_back_and_history_comes_along
     let to = MemoryStore::new();
     copied(&from, &to, &at).await.unwrap();
     let manifest = pipeline::manifest(&to, &Stamp, &at).await.unwrap();
-    let pruning = PruneParts { source: &to, sink: &to, remover: &to, trust: &Stamp, signer: &Stamp };
+    let pruning = PruneParts {
+        source: &to,
+        sink: &to,
+        remover: &to,
+        trust: &Stamp,
+        signer: &Stamp,
+        clock: ClockCheck::Trusted,
+    };
     assert!(pipeline::retire(&clock(9_500), pruning, &manifest, "moved to c").await.unwrap());
     assert_eq!(to.keys(), [at.history()]);
     assert_eq!(copied(&from, &to, &at).await.unwrap(), Copied::Removed);

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use backup_core::pipeline::{self, BackedUp, BackupParts, BackupRequest};
+use backup_core::pipeline::{
+    self, BackedUp, BackupRequest, CopyOutcome, CopyState, Destination, MirrorParts, Mirrored,
+};
 use backup_core::{
     BackupId, Catalog as _, Context, ErrorKind, Notice, Result, RunRecord, RunStatus, Signer as _, SourceName,
 };
@@ -13,13 +15,22 @@ use envelope_crypto::sign::SigningKey;
 use serde_json::json;
 
 use super::Surroundings;
-use crate::args::{DestinationArgs, ReadBackArgs, SealArgs, SecretArgs};
+use crate::args::{DestinationsArgs, ReadBackArgs, SealArgs, SecretArgs};
+use crate::carry::{self, Several};
 use crate::failure::{Failure, Outcome};
-use crate::repository::{Reading, Repository};
 use crate::settings::{KeyName, Needs, Settings};
 use crate::source::{Source, SourceArgs};
-use crate::state::{Both, Inventory, State};
+use crate::state::{Both, Inventory, RunLogs, State};
 use crate::{host, keys, printer, wiring};
+
+/// A backup that exists, and where.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// What was made.
+    pub(crate) made: BackedUp,
+    /// What each of several destinations holds, in the order of the settings.
+    copies: Vec<CopyOutcome>,
+}
 
 /// Back up one source: a name of the configuration, a URL, `-` for stdin, or a command.
 #[derive(Debug, Args)]
@@ -27,7 +38,7 @@ pub(crate) struct Backup {
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
-    destination: DestinationArgs,
+    destination: DestinationsArgs,
     #[command(flatten)]
     seal: SealArgs,
     #[command(flatten)]
@@ -75,7 +86,7 @@ fn warn_of_private_keys(around: &Surroundings, settings: &Settings) {
 ///
 /// # Errors
 /// The first of any port.
-pub(crate) async fn run(around: &Surroundings, settings: &Settings, source: &Source) -> Outcome<BackedUp> {
+pub(crate) async fn run(around: &Surroundings, settings: &Settings, source: &Source) -> Outcome<Done> {
     let id = BackupId::random();
     let outcome = attempt(around, settings, source, id).await;
     if let Err(failure) = &outcome
@@ -100,37 +111,34 @@ async fn record_early_failure(
     id: BackupId,
     failure: &Failure,
 ) -> Result<()> {
-    let Some(Ok(place)) = settings.destination.as_ref().map(|d| wiring::place(d, &around.env)) else {
-        return Ok(());
-    };
-    let runs = State::open(&settings.state_dir)?.runs(&place.name);
-    if runs.read()?.iter().any(|record| record.id == id.to_string()) {
-        return Ok(());
+    let state = State::open(&settings.state_dir)?;
+    for place in settings.destinations.iter().filter_map(|d| wiring::place(d, &around.env).ok()) {
+        let runs = state.runs(&place.name);
+        if runs.read()?.iter().any(|record| record.id == id.to_string()) {
+            continue;
+        }
+        let record = RunRecord {
+            source: source.to_string(),
+            id: id.to_string(),
+            started: around.cx.now(),
+            ended: None,
+            status: RunStatus::Pending,
+            error: None,
+        };
+        let run = runs.begin(record).await?;
+        let told = failure.for_a_person().trim_end().trim_start_matches("error: ").to_owned();
+        runs.end(run, around.cx.now(), Err((failure.kind(), told))).await?;
     }
-    let record = RunRecord {
-        source: source.to_string(),
-        id: id.to_string(),
-        started: around.cx.now(),
-        ended: None,
-        status: RunStatus::Pending,
-        error: None,
-    };
-    let run = runs.begin(record).await?;
-    let told = failure.for_a_person().trim_end().trim_start_matches("error: ").to_owned();
-    runs.end(run, around.cx.now(), Err((failure.kind(), told))).await
+    Ok(())
 }
 
-async fn attempt(
-    around: &Surroundings,
-    settings: &Settings,
-    source: &Source,
-    id: BackupId,
-) -> Outcome<BackedUp> {
-    let Some(destination) = &settings.destination else {
+async fn attempt(around: &Surroundings, settings: &Settings, source: &Source, id: BackupId) -> Outcome<Done> {
+    if settings.destinations.is_empty() {
         return Err(backup_core::Error::bug("backup did not ask for a destination").into());
-    };
+    }
     let recipients = keys::recipients(settings, &around.printer)?;
-    let place = wiring::place(destination, &around.env)?;
+    let places =
+        settings.destinations.iter().map(|d| wiring::place(d, &around.env)).collect::<Outcome<_>>()?;
     let state = State::open(&settings.state_dir)?;
     let host = host::host_key(&state, &around.printer)?;
     let (cx, bar) = around.watched();
@@ -146,13 +154,15 @@ async fn attempt(
         None => cx,
     };
     let done =
-        stored(around, settings, source, id, Stored { place, state: &state, host, recipients, cx: &cx })
+        stored(around, settings, source, id, Stored { places, state: &state, host, recipients, cx: &cx })
             .await;
     bar.done();
     if let Some(log) = log {
         around.printer.detail(&format!("log of this run: {}", log.path().display()));
         log.ended(&match &done {
-            Ok(done) => json!({ "status": "completed", "id": done.manifest.id }),
+            Ok(done) => {
+                json!({ "status": "completed", "id": done.made.manifest.id, "copies": copies(&done.copies) })
+            }
             Err(failure) => failure.for_a_program(),
         });
     }
@@ -161,7 +171,7 @@ async fn attempt(
 
 /// What a run has opened before it looks at the database.
 struct Stored<'a> {
-    place: wiring::Place,
+    places: Vec<wiring::Place>,
     state: &'a State,
     host: SigningKey,
     recipients: Vec<Arc<dyn Recipient>>,
@@ -174,8 +184,8 @@ async fn stored(
     source: &Source,
     id: BackupId,
     with: Stored<'_>,
-) -> Outcome<BackedUp> {
-    let Stored { place, state, host, recipients, cx } = with;
+) -> Outcome<Done> {
+    let Stored { places, state, host, recipients, cx } = with;
     let dumper = wiring::dumper(&source.config)?;
 
     // A database that is down is told before anything is made in the destination.
@@ -187,25 +197,32 @@ async fn stored(
         around.printer.warn(&obstacle.to_string());
     }
 
-    let reading = Reading {
-        source: place.ports.source.as_ref(),
-        place: &place.name,
-        state,
-        settings,
-        printer: &around.printer,
-    };
-    let repository = Repository::read_or_make(cx, reading, place.ports.sink.as_ref(), &host).await?;
-    repository.check_host(&host, &source.name, &reading)?;
+    let opened = Several::open(cx, around, settings, state, &places, &host).await?;
+    let Several { repository, chosen, unusable } = opened;
+    repository.check_host(&host, &source.name, &carry::reading(around, settings, state, &places[chosen]))?;
     let _lock = state.lock_backup(&repository.id(), &source.name)?;
 
-    let parts = BackupParts {
-        dumper,
-        encryptor: wiring::encryptor(settings, recipients, probe.estimated_bytes)?,
+    let usable = |i: usize| !unusable.iter().any(|(other, _)| *other == i);
+    let destinations = settings.destinations.iter().zip(&places).enumerate().filter(|(i, _)| usable(*i));
+    let destinations = destinations.map(|(_, (destination, place))| Destination {
+        name: place.name.clone(),
         sink: wiring::limited(settings, place.ports.sink.clone()),
         reader: place.ports.source.clone(),
+        patience: destination.patience().filter(|_| places.len() > 1),
+    });
+    for (i, error) in &unusable {
+        around.printer.warn(&format!("destination {} cannot be used: {error}", places[*i].name));
+    }
+    let logs = RunLogs(places.iter().map(|place| state.runs(&place.name)).collect());
+    let parts = MirrorParts {
+        dumper,
+        encryptor: wiring::encryptor(settings, recipients, probe.estimated_bytes)?,
+        destinations: destinations.collect(),
+        unusable: unusable.into_iter().map(|(i, error)| (places[i].name.clone(), Arc::new(error))).collect(),
+        enough: settings.mirror.0,
         ledger: Arc::new(state.ledger(&host.key_id())),
         signer: Arc::new(host),
-        catalog: Some(Arc::new(state.runs(&place.name))),
+        catalog: Some(Arc::new(logs.clone())),
     };
     let request = BackupRequest {
         repository: repository.id(),
@@ -215,23 +232,66 @@ async fn stored(
         estimate: probe.estimated_bytes,
         read_back: settings.verify,
     };
-    let done = pipeline::backup(cx, &parts, request).await?;
-    let inventory = Inventory::new(repository.id(), done.manifest.id, done.manifest.started, &probe);
+    let Mirrored { outcome, mut copies } = pipeline::mirror(cx, &parts, request).await;
+    copies.sort_by_key(|copy| places.iter().position(|place| place.name == copy.name));
+    if places.len() == 1 {
+        copies.clear();
+    }
+    for (log, copy) in logs.0.iter().zip(&copies) {
+        // A log of its own for each place: `list` and `prune` there ask what the run left there.
+        let corrected = match (&outcome, &copy.state) {
+            (Err(_), CopyState::Stored) => log.correct(id, cx.now(), None),
+            (Ok(_), state) => match state.error() {
+                Some(error) => log.correct(id, cx.now(), Some(error.to_string())),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        };
+        if let Err(error) = corrected {
+            around.printer.warn(&format!("what became of {} could not be noted: {error}", copy.name));
+        }
+    }
+    let made = match outcome {
+        Ok(made) => made,
+        Err(error) if copies.is_empty() => return Err(error.into()),
+        Err(error) => return Err(Failure::Copies(error, self::copies(&copies))),
+    };
+    let inventory = Inventory::new(repository.id(), made.manifest.id, made.manifest.started, &probe);
     // Nothing but `source drift` needs it.
     if let Err(error) = state.inventory(&source.name).write(&inventory) {
         around.printer.warn(&format!("what the source held could not be noted: {error}"));
     }
-    Ok(done)
+    Ok(Done { made, copies })
 }
 
-fn notice(around: &Surroundings, source: &SourceName, id: BackupId, outcome: &Outcome<BackedUp>) -> Notice {
+/// What each destination holds, for a program.
+fn copies(copies: &[CopyOutcome]) -> Vec<serde_json::Value> {
+    let of = |copy: &CopyOutcome| {
+        json!({
+            "destination": copy.name, "state": copy.state.word(),
+            "error": copy.state.error().map(|error| json!({ "kind": error.kind().to_string(), "what": error.to_string() })),
+        })
+    };
+    copies.iter().map(of).collect()
+}
+
+/// How many of several destinations hold it, and who does not, where that is not all.
+fn missing(copies: &[CopyOutcome]) -> Option<String> {
+    let lost: Vec<_> = copies.iter().filter_map(|copy| Some((copy, copy.state.error()?))).collect();
+    let why: Vec<_> = lost.iter().map(|(copy, error)| format!("{}: {error}", copy.name)).collect();
+    let stored = copies.len() - lost.len();
+    (!lost.is_empty()).then(|| format!("in {stored} of {} destinations: {}", copies.len(), why.join("; ")))
+}
+
+fn notice(around: &Surroundings, source: &SourceName, id: BackupId, outcome: &Outcome<Done>) -> Notice {
     let (status, message) = match outcome {
         Ok(done) => (
             RunStatus::Completed,
             format!(
-                "{} stored as {}",
-                printer::bytes(done.manifest.source_len),
-                printer::bytes(done.manifest.object_len)
+                "{} stored as {}{}",
+                printer::bytes(done.made.manifest.source_len),
+                printer::bytes(done.made.manifest.object_len),
+                missing(&done.copies).map(|missing| format!(", {missing}")).unwrap_or_default()
             ),
         ),
         Err(failure) => {
@@ -245,7 +305,8 @@ fn notice(around: &Surroundings, source: &SourceName, id: BackupId, outcome: &Ou
     Notice { at: around.cx.now(), source: source.to_string(), id: id.to_string(), status, message }
 }
 
-fn told(around: &Surroundings, settings: &Settings, done: &BackedUp) -> (serde_json::Value, String) {
+fn told(around: &Surroundings, settings: &Settings, done: &Done) -> (serde_json::Value, String) {
+    let Done { made: done, copies } = done;
     let m = &done.manifest;
     let took = m.finished.duration_since(m.started);
     let age = around.cx.now().duration_since(m.started).as_secs();
@@ -266,13 +327,23 @@ fn told(around: &Surroundings, settings: &Settings, done: &BackedUp) -> (serde_j
     );
     let _ = writeln!(text, "took        {:.1} s, started {age} s ago", took.as_secs_f64());
     let _ = writeln!(text, "verified    {}", if done.read_back { "read back, equal" } else { "no" });
+    for copy in copies {
+        let why = copy.state.error().map(|error| format!(": {error}")).unwrap_or_default();
+        let _ = writeln!(text, "copy        {} in {}{why}", copy.state.word(), copy.name);
+    }
+    if let Some(missing) = missing(copies) {
+        around.printer.warn(&format!(
+            "the backup is {missing}; `strongroom copy {} --to NAME` adds what is missing",
+            m.id
+        ));
+    }
     for recipient in &m.recipients {
         let key = recipient.key_id.map(|id| format!(" {id}")).unwrap_or_default();
         let _ = writeln!(text, "recipient   {}{key}", recipient.kind);
     }
     let document = json!({
         "completed": m.id, "read_back": done.read_back, "destination": place, "seconds": took.as_secs_f64(),
-        "backup": m, "report": done.report,
+        "backup": m, "report": done.report, "copies": self::copies(copies),
     });
     (document, text)
 }

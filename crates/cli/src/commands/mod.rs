@@ -3,8 +3,11 @@
 pub(crate) mod backup;
 pub(crate) mod cat;
 pub(crate) mod config;
+pub(crate) mod copies;
+pub(crate) mod copy;
 pub(crate) mod keygen;
 pub(crate) mod list;
+pub(crate) mod migrate;
 pub(crate) mod open;
 pub(crate) mod pin;
 pub(crate) mod prune;
@@ -82,6 +85,7 @@ pub(crate) async fn run(command: Command, around: Surroundings) -> Outcome {
         command,
         Command::List(_)
             | Command::Show(_)
+            | Command::Copies(_)
             | Command::Source(_)
             | Command::Verify(_)
             | Command::Cat(_)
@@ -105,6 +109,9 @@ async fn dispatch(command: Command, around: Surroundings) -> Outcome {
         Command::Seal(command) => command.run(around).await,
         Command::Open(command) => command.run(around).await,
         Command::Backup(command) => command.run(around).await,
+        Command::Copy(command) => command.run(around).await,
+        Command::Migrate(command) => command.run(around).await,
+        Command::Copies(command) => command.run(around).await,
         Command::List(command) => command.run(around).await,
         Command::Show(command) => command.run(around).await,
         Command::Source(command) => command.run(around).await,

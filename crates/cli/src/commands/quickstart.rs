@@ -106,7 +106,7 @@ impl Quickstart {
             config: SourceConfig::Sqlite(SqliteConfig::new(&paths.sample)),
             selection: backup_core::Selection::default(),
         };
-        let done = backup::run(&around, &settings, &source).await?;
+        let done = backup::run(&around, &settings, &source).await?.made;
         let at = done.manifest.backup();
 
         say("4. verifying: decrypting, decompressing and parsing everything");

@@ -11,12 +11,13 @@ use envelope_crypto::trust::{KeyGrant, LastGood, Revocation, Role, SourceScope, 
 use serde_json::json;
 
 use super::Surroundings;
-use crate::args::{DestinationArgs, SecretArgs};
+use crate::args::{DestinationArgs, DestinationsArgs, SecretArgs};
+use crate::carry::{self, carry};
 use crate::failure::{Failure, Outcome};
 use crate::reading::{OriginArgs, Reader};
 use crate::repository;
 use crate::settings::{Needs, Settings};
-use crate::{keys, state::State};
+use crate::{keys, state::State, wiring};
 
 /// Show and change whom a repository trusts.
 #[derive(Debug, Args)]
@@ -96,7 +97,7 @@ struct OwnerArgs {
     #[arg(long, value_name = "FILE")]
     owner_key: Option<PathBuf>,
     #[command(flatten)]
-    destination: DestinationArgs,
+    destination: DestinationsArgs,
     #[command(flatten)]
     secrets: SecretArgs,
 }
@@ -253,6 +254,20 @@ async fn succeed(
     repository::put(&around.cx, reader.place.ports.sink.as_ref(), &trust_object(n), &signed).await?;
     // Whoever removes the file now must not make this machine believe the one before again.
     repository.stored_trust(n, &signed, &state)?;
+    for destination in settings.destinations.iter().skip(1) {
+        let other = wiring::place(destination, &around.env)?;
+        let [from, to] = [&reader.place, &other].map(|place| carry::reading(around, settings, &state, place));
+        let carried = carry(&around.cx, from, to, other.ports.sink.as_ref(), repository.id(), false).await;
+        if let Err(failure) = carried {
+            let why = failure.for_a_person();
+            around.printer.warn(&format!(
+                "{} does not have {} yet; the next backup into both, or `strongroom copy`, takes it there: {}",
+                other.name,
+                trust_object(n),
+                why.trim_end()
+            ));
+        }
+    }
     let text = format!("wrote {}; `strongroom trust show` shows it", trust_object(n));
     around.printer.result(&json!({ "trust": n }), &text)
 }

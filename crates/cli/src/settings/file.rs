@@ -97,6 +97,22 @@ impl Table {
         }
     }
 
+    /// The number of a key.
+    pub(crate) fn number(&self, key: &str) -> Option<i64> {
+        match self.fields.get(key)?.value {
+            Value::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// The switch of a key.
+    pub(crate) fn switch(&self, key: &str) -> Option<bool> {
+        match self.fields.get(key)?.value {
+            Value::Switch(on) => Some(on),
+            _ => None,
+        }
+    }
+
     /// The list of a key; empty where there is none.
     pub(crate) fn list(&self, key: &str) -> &[String] {
         match self.fields.get(key).map(|found| &found.value) {
@@ -247,13 +263,13 @@ impl Reader<'_> {
 
     fn value(&mut self, path: &str, kind: Kind, value: &Spanned<DeValue<'_>>) -> Option<Found> {
         let read = match (kind, value.get_ref()) {
-            (Kind::Text, DeValue::String(text)) => Some(Value::Text(text.to_string())),
+            (Kind::Text | Kind::Texts, DeValue::String(text)) => Some(Value::Text(text.to_string())),
             (Kind::Path, DeValue::String(text)) => Some(Value::Text(self.beside(text))),
             (Kind::Switch, DeValue::Boolean(on)) => Some(Value::Switch(*on)),
             (Kind::Number, DeValue::Integer(number)) => {
                 i64::from_str_radix(number.as_str(), number.radix()).ok().map(Value::Number)
             }
-            (Kind::List, DeValue::Array(items)) => items
+            (Kind::List | Kind::Texts, DeValue::Array(items)) => items
                 .iter()
                 .map(|item| item.get_ref().as_str().map(str::to_owned))
                 .collect::<Option<_>>()

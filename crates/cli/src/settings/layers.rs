@@ -40,7 +40,8 @@ impl Layers<'_> {
 
     fn of_source(&self, key: &str) -> Option<&Found> {
         let last = key.rsplit('.').next().unwrap_or(key);
-        self.source.and_then(|table| table.fields.get(last))
+        let plural = if key == "destination" { "destinations" } else { last };
+        self.source.and_then(|table| table.fields.get(last).or_else(|| table.fields.get(plural)))
     }
 
     pub(super) fn found(&self, setting: &'static Setting) -> Option<Found> {

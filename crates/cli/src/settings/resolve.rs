@@ -11,7 +11,7 @@ use super::file::{File, Found, Table, Value};
 use super::layers::{Layers, beside};
 use super::problem::{Origin, Problem, nearest};
 use super::table::{Kind, SETTINGS, Setting};
-use super::value::{Compression, Destination, Kdf, PassphraseFrom, Rate, SecretKeyFrom};
+use super::value::{Compression, Destination, Kdf, Mirror, PassphraseFrom, Rate, SecretKeyFrom};
 
 /// What the command line said, not yet understood.
 #[derive(Debug, Clone, Default)]
@@ -55,8 +55,14 @@ pub(crate) enum KeyName {
 /// Every setting, understood. Holds no secret that `Debug` would show.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Where backups are kept.
+    /// Where backups are kept; the first of several.
     pub(crate) destination: Option<Destination>,
+    /// Where new backups go.
+    pub(crate) destinations: Vec<Destination>,
+    /// How many copies of a new backup are enough.
+    pub(crate) mirror: Mirror,
+    /// The `[destinations]` of the file.
+    pub(crate) known: BTreeMap<String, Table>,
     /// How blocks are compressed.
     pub(crate) compression: Compression,
     /// How many threads compress and encrypt.
@@ -117,6 +123,21 @@ impl Settings {
         Self::resolve(args, env, &file, needs, problems)
     }
 
+    /// The destination that an argument names.
+    ///
+    /// # Errors
+    /// `Config` about `argument` for a name that the file does not have.
+    pub(crate) fn destination_named(&self, argument: &str, text: &str) -> Result<Destination, Vec<Problem>> {
+        named(text, &self.known, &Origin::Flag).map_err(|Unnamed { place, what, hint }| {
+            vec![Problem::at(place.unwrap_or_else(|| argument.to_owned()), what).with_hint(hint)]
+        })
+    }
+
+    /// The same settings for reading from one destination.
+    pub(crate) fn at(&self, destination: Destination) -> Self {
+        Self { destination: Some(destination.clone()), destinations: vec![destination], ..self.clone() }
+    }
+
     /// What people call a source of the file, if it says so.
     pub(crate) fn label(&self, source: &str) -> Option<&str> {
         self.sources.get(source)?.text("label")
@@ -132,8 +153,12 @@ impl Settings {
         let source = needs.source.and_then(|name| file.sources.get(name));
         let mut layers = Layers { args, env, file, source, problems };
         let no_encryption = layers.no_encryption();
+        let destinations = layers.destinations(needs.destination);
         let settings = Self {
-            destination: layers.destination(needs.destination),
+            destination: destinations.first().cloned(),
+            mirror: layers.mirror(&destinations),
+            destinations,
+            known: file.destinations.clone(),
             compression: layers.parsed("compression").unwrap_or_default(),
             workers: layers.workers(),
             upload_limit: layers.parsed("upload_limit"),
@@ -247,43 +272,101 @@ impl Layers<'_> {
         }
     }
 
-    fn destination(&mut self, needed: bool) -> Option<Destination> {
-        let Some(Found { value: Value::Text(text), origin }) = self.get("destination") else {
-            if needed {
-                self.missing(
-                    "destination",
-                    "not set",
-                    "say where backups are kept, such as -d /backups or -d s3://bucket/prefix",
-                );
+    fn destinations(&mut self, needed: bool) -> Vec<Destination> {
+        let found = self.get("destination");
+        if let Some(table) = self.source
+            && let (Some(_), Some(both)) = (table.fields.get("destination"), table.fields.get("destinations"))
+        {
+            let origin = both.origin.clone();
+            self.wrong("destination", &origin, "stands beside `destinations`");
+            self.hint("name all of them in one list");
+        }
+        let (texts, origin) = match found {
+            Some(Found { value: Value::Text(text), origin }) => (vec![text], origin),
+            Some(Found { value: Value::List(texts), origin }) => (texts, origin),
+            _ => (Vec::new(), Origin::Default),
+        };
+        if texts.is_empty() && needed {
+            self.missing(
+                "destination",
+                "not set",
+                "say where backups are kept, such as -d /backups or -d s3://bucket/prefix",
+            );
+        }
+        let mut destinations: Vec<Destination> = Vec::new();
+        for text in texts {
+            match named(&text, &self.file.destinations, &origin) {
+                Ok(one) if destinations.iter().any(|other| other.url == one.url) => {
+                    self.wrong("destination", &origin, format!("{text:?} is named twice"));
+                    self.hint("a second copy in the same place is none: name another, or leave it out");
+                }
+                Ok(one) => destinations.push(one),
+                Err(Unnamed { place: Some(place), what, .. }) => self.problems.push(Problem::at(place, what)),
+                Err(Unnamed { what, hint, .. }) => {
+                    self.wrong("destination", &origin, what);
+                    self.hint(hint);
+                }
             }
-            return None;
-        };
-        if let Some(table) = self.file.destinations.get(&text) {
-            let Some(url) = table.text("url") else {
-                self.problems.push(Problem::at(format!("destinations.{text}.url"), "not set"));
-                return None;
-            };
-            return Some(Destination { name: Some(text.clone()), url: url.to_owned(), table: table.clone() });
         }
-        // A bare word is a name, so that a misspelt name never becomes a folder.
-        if !text.contains(['/', ':', '.']) {
-            let near = nearest(&text, self.file.destinations.keys().map(String::as_str)).map(str::to_owned);
-            self.wrong("destination", &origin, format!("no destination is called {text:?}"));
-            let hint = match near {
-                Some(near) => format!("did you mean {near:?}?"),
-                None => format!(
-                    "add [destinations.{text}], or write a folder as ./{text} and a bucket as s3://{text}"
-                ),
-            };
-            self.hint(hint);
-            return None;
-        }
-        let url = match &origin {
-            Origin::File { path, .. } => beside(path, &text),
-            _ => text,
-        };
-        Some(Destination { name: None, url, table: Table::default() })
+        destinations
     }
+
+    fn mirror(&mut self, destinations: &[Destination]) -> Mirror {
+        let mirror: Mirror = self.parsed("mirror").unwrap_or_default();
+        let (asked, there) = (mirror.0.of(destinations.len()), destinations.len());
+        if there > 0
+            && asked > there
+            && let Some(Found { origin, .. }) = self.get("mirror")
+        {
+            self.wrong(
+                "mirror",
+                &origin,
+                format!("asks for {asked} copies, and there are {there} destinations"),
+            );
+            self.hint("name more destinations, or ask for fewer copies");
+        }
+        mirror
+    }
+}
+
+/// Why a text names no destination.
+pub(crate) struct Unnamed {
+    /// The key that is wrong, where it is not the text.
+    pub(crate) place: Option<String>,
+    /// What is wrong.
+    pub(crate) what: String,
+    /// What to try.
+    pub(crate) hint: String,
+}
+
+/// The destination that a text names: one of the file, or a URL or path.
+pub(crate) fn named(
+    text: &str,
+    known: &BTreeMap<String, Table>,
+    origin: &Origin,
+) -> Result<Destination, Unnamed> {
+    if let Some(table) = known.get(text) {
+        let Some(url) = table.text("url") else {
+            let place = Some(format!("destinations.{text}.url"));
+            return Err(Unnamed { place, what: "not set".into(), hint: "say where it is".into() });
+        };
+        return Ok(Destination { name: Some(text.to_owned()), url: url.to_owned(), table: table.clone() });
+    }
+    // A bare word is a name, so that a misspelt name never becomes a folder.
+    if !text.contains(['/', ':', '.']) {
+        let hint = match nearest(text, known.keys().map(String::as_str)) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => format!(
+                "add [destinations.{text}], or write a folder as ./{text} and a bucket as s3://{text}"
+            ),
+        };
+        return Err(Unnamed { place: None, what: format!("no destination is called {text:?}"), hint });
+    }
+    let url = match origin {
+        Origin::File { path, .. } => beside(path, text),
+        _ => text.to_owned(),
+    };
+    Ok(Destination { name: None, url, table: Table::default() })
 }
 
 impl Kind {

@@ -44,7 +44,8 @@ fn resolve(
 fn the_command_line_wins_over_the_environment_over_the_file_for_every_setting() {
     for setting in SETTINGS {
         let (text, in_file, in_variable, in_flag) = match setting.kind {
-            Kind::Text | Kind::Path => match setting.key {
+            Kind::Text | Kind::Texts | Kind::Path => match setting.key {
+                "mirror" => ("\"at_least:1\"", "at_least:1", "all", "at_least:1"),
                 "compression" => ("\"zstd:1\"", "zstd:1", "zstd:2", "zstd:4"),
                 "keys.passphrase_kdf" => ("\"argon2id\"", "argon2id", "pbkdf2", "argon2id"),
                 "upload_limit" => ("\"1MiB\"", "1MiB", "2MiB", "3MiB"),
@@ -196,6 +197,38 @@ fn incident_29_recipients_and_no_encryption_are_decided_by_the_higher_layer() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn several_destinations_come_from_one_list_and_a_higher_layer_replaces_it() {
+    let toml = "destination = [\"a\", \"./c\"]\nmirror = \"at_least:1\"\n[sources.s]\nurl = \"sqlite:a\"\n\
+                destinations = [\"b\", \"a\"]\nmirror = \"at_least:2\"\n[sources.both]\nurl = \"sqlite:a\"\n\
+                destination = \"a\"\ndestinations = [\"b\"]\n\
+                [destinations.a]\nurl = \"s3://b/a\"\nstall_seconds = 0\noffsite = true\n[destinations.b]\nurl = \"/b\"\n";
+    let needs = |source| Needs { source, destination: true, ..Needs::default() };
+    let urls = |settings: &Settings| settings.destinations.iter().map(|d| d.url.clone()).collect::<Vec<_>>();
+    let none = Environment::default();
+    let general = resolve(&args(&[]), &none, toml, needs(None)).unwrap();
+    assert_eq!(urls(&general), ["s3://b/a", "/etc/./c"]);
+    assert_eq!(general.destination.as_ref().unwrap().url, "s3://b/a");
+    assert_eq!(general.destinations[0].patience(), None);
+    assert_eq!(general.destinations[1].patience().unwrap().as_secs(), 300);
+    let source = resolve(&args(&[]), &none, toml, needs(Some("s"))).unwrap();
+    assert_eq!(urls(&source), ["/b", "s3://b/a"]);
+    assert_eq!(source.mirror.0.of(2), 2);
+    let flag = args(&[("destination", Value::List(vec!["/x".into(), "b".into(), "/y".into()]))]);
+    assert_eq!(urls(&resolve(&flag, &none, toml, needs(Some("s"))).unwrap()), ["/x", "/b", "/y"]);
+    let variable = Environment::from([("STRONGROOM_DESTINATION", "s3://u:p@b/x?endpoint=http://h:1")]);
+    let one = resolve(&args(&[("mirror", Value::Text("all".into()))]), &variable, toml, needs(Some("s")));
+    assert_eq!(one.unwrap().destinations.len(), 1, "a URL is not cut at its colons");
+    for (args, source, said) in [
+        (args(&[]), Some("both"), "stands beside `destinations`"),
+        (args(&[("destination", Value::List(vec!["b".into(), "/b".into()]))]), None, "named twice"),
+        (args(&[("destination", Value::Text("b".into()))]), Some("s"), "asks for 2 copies"),
+    ] {
+        let problems = resolve(&args, &none, toml, needs(source)).unwrap_err();
+        assert!(problems[0].to_string().contains(said), "{problems:?}");
     }
 }
 

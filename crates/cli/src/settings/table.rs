@@ -14,6 +14,8 @@ pub(crate) enum Kind {
     Number,
     /// Several texts; `:` separates them in a variable.
     List,
+    /// One text or several; one in a variable.
+    Texts,
 }
 
 impl Kind {
@@ -25,6 +27,7 @@ impl Kind {
             Self::Switch => "true or false",
             Self::Number => "number",
             Self::List => "list of texts",
+            Self::Texts => "text or list of texts",
         }
     }
 }
@@ -63,9 +66,19 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "destination",
         "--destination",
         "STRONGROOM_DESTINATION",
-        Kind::Text,
+        Kind::Texts,
         "none",
-        "Where backups are kept: the name of a [destinations] table or a URL.",
+        "Where backups are kept: the name of a [destinations] table or a URL. `backup` takes several, as a list or by \
+         repeating the flag, and writes a copy to each; other commands take the first.",
+    ),
+    setting(
+        "mirror",
+        "--mirror",
+        "STRONGROOM_MIRROR",
+        Kind::Text,
+        "all",
+        "Of several destinations, how many copies a backup needs: `all`, or `at_least:N`. A destination that fails or \
+         stalls is given up while enough are left.",
     ),
     setting(
         "compression",
@@ -237,7 +250,9 @@ pub(crate) const SOURCE_FIELDS: &[Field] = &[
         Kind::List,
         "More arguments for the dump program, one text for each; recorded in the backup.",
     ),
-    field("destination", Kind::Text, "Instead of the general `destination`."),
+    field("destination", Kind::Texts, "Instead of the general `destination`."),
+    field("destinations", Kind::List, "The same, for those who name several."),
+    field("mirror", Kind::Text, "Instead of the general `mirror`."),
     field("recipients", Kind::List, "Instead of the general `keys.recipients`."),
     field("compression", Kind::Text, "Instead of the general `compression`."),
     field("verify", Kind::Switch, "Instead of the general `verify`."),
@@ -569,6 +584,25 @@ pub(crate) const DESTINATION_FIELDS: &[Field] = &[
     field("session_token_file", Kind::Path, "The file that holds the token of a temporary session."),
     field("access_key_variable", Kind::Text, "Instead of a file: the variable that holds the id."),
     field("secret_key_variable", Kind::Text, "Instead of a file: the variable that holds the secret."),
+    field(
+        "kind",
+        Kind::Text,
+        "For `copies`: what it is, such as `disk`, `tape` or `object-storage`. Default: `disk` for folders, else \
+         `object-storage`.",
+    ),
+    field(
+        "site",
+        Kind::Text,
+        "For `copies`: where it stands; what burns together has one name. Default: `here` for folders, else the \
+         server or the region.",
+    ),
+    field("offsite", Kind::Switch, "For `copies`: it stands away from the database. Default no."),
+    field(
+        "stall_seconds",
+        Kind::Number,
+        "With several destinations: seconds that one may hold up the others before it is given up; 0 for no limit. \
+         Default 300; the end of an object may take four times that.",
+    ),
 ];
 
 /// The tables whose keys are names of one's own, with the keys inside.

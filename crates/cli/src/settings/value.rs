@@ -1,10 +1,12 @@
 //! Values that are understood.
 
 use std::fmt;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
+use backup_core::pipeline::Enough;
 use zeroize::Zeroizing;
 
 use super::file::Table;
@@ -93,6 +95,25 @@ impl FromStr for Rate {
     }
 }
 
+/// How many copies of a backup are enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Mirror(pub(crate) Enough);
+
+impl FromStr for Mirror {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is neither `all` nor `at_least:N` with a number from 1");
+        match text.split_once(':') {
+            None if text == "all" => Ok(Self(Enough::All)),
+            Some(("at_least", number)) => {
+                number.parse::<NonZeroUsize>().map(|n| Self(Enough::AtLeast(n))).map_err(|_| wrong())
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
 /// A place for backups: a URL or path, and what its table adds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Destination {
@@ -103,6 +124,19 @@ pub(crate) struct Destination {
     /// The rest of its table.
     pub(crate) table: Table,
 }
+
+impl Destination {
+    /// How long it may hold up other destinations.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        match self.table.number("stall_seconds") {
+            None => Some(STALL),
+            Some(seconds) => u64::try_from(seconds).ok().filter(|s| *s > 0).map(Duration::from_secs),
+        }
+    }
+}
+
+/// How long a destination may hold up others when nothing is set: longer than a request is repeated.
+const STALL: Duration = Duration::from_secs(300);
 
 /// Where the passphrase is read, when one is needed.
 #[derive(Clone, PartialEq, Eq)]
@@ -158,6 +192,15 @@ mod tests {
         assert_eq!(bytes("1 GiB"), Ok(1 << 30));
         for bad in ["", "0", "MiB", "10MB", "-1", "1.5MiB", "99999999999GiB"] {
             assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn copies_are_all_or_so_many() {
+        assert_eq!("all".parse(), Ok(Mirror(Enough::All)));
+        assert_eq!("at_least:2".parse(), Ok(Mirror(Enough::AtLeast(NonZeroUsize::new(2).unwrap()))));
+        for bad in ["", "1", "any", "at_least", "at_least:", "at_least:0", "at_least:-1", "all:2"] {
+            assert!(bad.parse::<Mirror>().is_err(), "{bad}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use backup_core::{BackupRef, Catalog, Error, ErrorKind, Result, Run, RunRecord, RunStatus};
+use backup_core::{BackupId, BackupRef, Catalog, Error, ErrorKind, Result, Run, RunRecord, RunStatus};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +93,51 @@ impl RunLog {
             }
         }
         Ok(records)
+    }
+}
+
+/// The logs of several places, told the same.
+#[derive(Debug, Clone)]
+pub(crate) struct RunLogs(pub(crate) Vec<RunLog>);
+
+impl RunLog {
+    /// Says how a run ended here, where it ended otherwise than in other places.
+    pub(crate) fn correct(&self, id: BackupId, at: Timestamp, error: Option<String>) -> Result<()> {
+        let status = if error.is_some() { RunStatus::Failed } else { RunStatus::Completed };
+        self.append(&Line::End { id: id.to_string(), at, status, error })
+    }
+}
+
+#[async_trait]
+impl Catalog for RunLogs {
+    async fn begin(&self, record: RunRecord) -> Result<Run> {
+        let mut begun = None;
+        for log in &self.0 {
+            begun = Some(log.begin(record.clone()).await?);
+        }
+        begun.ok_or_else(|| Error::bug("a run without a destination"))
+    }
+
+    async fn advance(&self, run: &Run, status: RunStatus) -> Result<()> {
+        for log in &self.0 {
+            log.advance(run, status).await?;
+        }
+        Ok(())
+    }
+
+    async fn end(&self, run: Run, at: Timestamp, outcome: Result<(), (ErrorKind, String)>) -> Result<()> {
+        for log in &self.0 {
+            let run = Run { backup: run.backup.clone(), fence: run.fence };
+            log.end(run, at, outcome.clone()).await?;
+        }
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<RunRecord>> {
+        match self.0.first() {
+            Some(log) => log.list().await,
+            None => Ok(Vec::new()),
+        }
     }
 }
 

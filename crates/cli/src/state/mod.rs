@@ -21,7 +21,7 @@ use jiff::Timestamp;
 
 use crate::failure::io_error;
 
-pub(crate) use catalog::RunLog;
+pub(crate) use catalog::{RunLog, RunLogs};
 pub(crate) use catalogue::{CachedSource, Catalogue, RememberedSource};
 pub(crate) use inventory::{Drift, Inventory, InventoryFile};
 pub(crate) use job_log::{Both, JobLog};

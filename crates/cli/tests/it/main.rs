@@ -5,6 +5,7 @@
 
 mod configuration;
 mod crash;
+mod destinations;
 mod emulated_firestore;
 mod files;
 mod folder;

@@ -64,3 +64,31 @@ fn an_incompressible_source_goes_to_s3_and_back_within_the_bound() {
     let read = peak_kib(&lab, ["cat", "noise@latest", "-d", &place, "-i", "key.pem"]);
     assert!(backup <= PEAK_KIB_MAX && read <= PEAK_KIB_MAX, "{backup} {read}");
 }
+
+/// Four destinations are written in step, so that they share what is on its way.
+#[test]
+fn four_destinations_stay_within_the_bound_of_one() {
+    let mut lab = Lab::with_keys();
+    lab.set("AWS_ACCESS_KEY_ID", server("STRONGROOM_TEST_S3S_ACCESS_KEY"));
+    lab.set("AWS_SECRET_ACCESS_KEY", server("STRONGROOM_TEST_S3S_SECRET_KEY"));
+    let place = |n: usize| {
+        format!(
+            "s3://{}/four-{}-{n}?endpoint={}&region=us-east-1&path_style=true",
+            server("STRONGROOM_TEST_S3S_BUCKET"),
+            std::process::id(),
+            server("STRONGROOM_TEST_S3S_ENDPOINT"),
+        )
+    };
+    let run = |places: [String; 4], program: [&str; 4]| {
+        let name = program[3].rsplit('/').next().unwrap_or_default();
+        let flags = places.iter().flat_map(|place| ["-d", place.as_str()]);
+        let args = ["backup", "--name", name, "-r", "key.pub.pem"].into_iter().chain(flags);
+        peak_kib(&lab, args.chain(["--command", "--"]).chain(program))
+    };
+    // What does not shrink, over four times what the parts on their way to one place may hold.
+    let noise = run([0, 1, 2, 3].map(place), ["head", "-c", "288M", "/dev/urandom"]);
+    // Twenty times the bound.
+    let long = LONG.to_string();
+    let long = run(["./a", "./b", "./c", "./d"].map(str::to_owned), ["head", "-c", &long, "/dev/zero"]);
+    assert!(noise <= PEAK_KIB_MAX && long <= PEAK_KIB_MAX, "{noise} {long}");
+}
