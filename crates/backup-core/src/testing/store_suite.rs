@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
@@ -38,6 +39,9 @@ pub struct Place {
     /// Whether the place can be asked for a name that others begin with, as a folder's; some small
     /// servers over a file system break on that.
     pub knows_folders: bool,
+    /// How long must lie between two objects of one name and length for their versions to have two names: a second
+    /// where a version is known by the second of its last change.
+    pub clock_step: Duration,
 }
 
 impl Place {
@@ -60,6 +64,7 @@ impl Place {
             many: 40,
             sweeps: true,
             knows_folders: true,
+            clock_step: Duration::ZERO,
         }
     }
 
@@ -88,6 +93,13 @@ impl Place {
     #[must_use]
     pub fn without_folders(mut self) -> Self {
         self.knows_folders = false;
+        self
+    }
+
+    /// Where two versions have two names only if so much time lies between them.
+    #[must_use]
+    pub fn with_clock_step(mut self, step: Duration) -> Self {
+        self.clock_step = step;
         self
     }
 
@@ -353,6 +365,7 @@ async fn pins_hold(place: &Place) {
     let got = read(place.source.as_ref(), &key, Some(1..3), Some(&first)).await.expect("read");
     assert_eq!(got, b"ir");
     place.remover.remove(&key).await.expect("remove");
+    tokio::time::sleep(place.clock_step).await;
     put(place.sink.as_ref(), &key, &[b"other"]).await.expect("put");
     for range in [None, Some(1..3)] {
         let got = read(place.source.as_ref(), &key, range, Some(&first)).await;
