@@ -17,6 +17,15 @@ pub(crate) fn sending(len: usize) -> Duration {
 
 /// A client that trusts the system's authorities, or only those in `ca_file` (PEM).
 pub(crate) fn client(patience: Duration, ca_file: Option<&Path>) -> Result<reqwest::Client> {
+    client_with(patience, ca_file, |client| client)
+}
+
+/// The same, to which `more` adds.
+pub(crate) fn client_with(
+    patience: Duration,
+    ca_file: Option<&Path>,
+    more: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> Result<reqwest::Client> {
     let mut client = reqwest::Client::builder()
         .connect_timeout(patience.min(CONNECTING))
         // A redirect would take the signed request to another host.
@@ -34,7 +43,7 @@ pub(crate) fn client(patience: Duration, ca_file: Option<&Path>) -> Result<reqwe
         }
         client = client.tls_certs_only(authorities);
     }
-    client.build().map_err(|error| {
+    more(client).build().map_err(|error| {
         Error::new(ErrorKind::Config, "HTTPS client", "cannot be set up")
             .with_hint("check ca_file and the system's certificates")
             .with_source(error)

@@ -11,6 +11,8 @@ use zeroize::Zeroizing;
 use crate::azure::AzurePlace;
 use crate::gcs::GcsPlace;
 use crate::parts::{PARTS_MAX, PARTS_MIN};
+use crate::sftp::place::SftpPlace;
+use crate::webdav::place::WebDavPlace;
 
 /// The longest prefix inside a bucket, in bytes: S3 allows keys of 1,024, of which object keys take
 /// up to 900.
@@ -21,6 +23,7 @@ const PREFIX_LEN_MAX: usize = 120;
 pub struct StorageConfig {
     pub(crate) place: Place,
     pub(crate) credentials: Option<Credentials>,
+    pub(crate) login: Login,
     pub(crate) retry: Retrying,
 }
 
@@ -30,6 +33,8 @@ pub(crate) enum Place {
     S3(S3Place),
     Gcs(GcsPlace),
     Azure(AzurePlace),
+    Sftp(SftpPlace),
+    WebDav(WebDavPlace),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,14 +110,60 @@ impl fmt::Debug for Credentials {
     }
 }
 
-impl StorageConfig {
-    /// A local folder.
-    pub fn local(folder: impl Into<PathBuf>) -> Self {
-        Self { place: Place::Local(folder.into()), credentials: None, retry: Retrying::default() }
+/// What a person knows or has for a server that asks who comes (SFTP, WebDAV). Wiped from memory when dropped.
+#[derive(Clone, Default)]
+pub struct Login {
+    pub(crate) password: Option<Zeroizing<String>>,
+    pub(crate) key_passphrase: Option<Zeroizing<String>>,
+}
+
+impl Login {
+    /// With the user's password at the server.
+    #[must_use]
+    pub fn with_password(mut self, password: impl Into<Zeroizing<String>>) -> Self {
+        self.password = Some(password.into());
+        self
     }
 
-    /// Reads a path (`/path`, `./path`, `path`), `file:///path`, or `s3://bucket/prefix?name=value&...`
-    /// with these parameters:
+    /// With the passphrase of the private key's file (SFTP).
+    #[must_use]
+    pub fn with_key_passphrase(mut self, passphrase: impl Into<Zeroizing<String>>) -> Self {
+        self.key_passphrase = Some(passphrase.into());
+        self
+    }
+
+    /// The answer to the one question that an SSH client may ask.
+    pub(crate) fn answer(&self) -> Option<&Zeroizing<String>> {
+        self.password.as_ref().or(self.key_passphrase.as_ref())
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Login(hidden)")
+    }
+}
+
+impl StorageConfig {
+    fn of(place: Place) -> Self {
+        Self { place, credentials: None, login: Login::default(), retry: Retrying::default() }
+    }
+
+    /// A local folder.
+    pub fn local(folder: impl Into<PathBuf>) -> Self {
+        Self::of(Place::Local(folder.into()))
+    }
+
+    /// Reads a path (`/path`, `./path`, `path`), `file:///path`, or the URL of a server.
+    ///
+    /// `sftp://user@host:port/path` has the parameters `key` (a private key's file; else the agent's keys or the
+    /// SSH client's usual files) and `known_hosts` (a file of host keys; else the client's usual files). A path that
+    /// begins with `/~/` is relative to the user's folder.
+    ///
+    /// `webdavs://user@host:port/path`, or `https`, has the parameters `ca_file` and `allow_http` as below.
+    /// `webdav` and `http` are not encrypted.
+    ///
+    /// `s3://bucket/prefix?name=value&...` has these parameters:
     ///
     /// | name | meaning | default |
     /// |---|---|---|
@@ -139,7 +190,25 @@ impl StorageConfig {
         if let Some(rest) = text.strip_prefix("s3://") {
             let place =
                 S3Place::parse(text, rest).map_err(|problems| refused("s3 destination", &problems))?;
-            return Ok(Self { place: Place::S3(place), credentials: None, retry: Retrying::default() });
+            return Ok(Self::of(Place::S3(place)));
+        }
+        if text.starts_with("sftp://") {
+            let place = SftpPlace::parse(text).map_err(|problems| {
+                refused("sftp destination", &problems).with_hint(
+                    "write sftp://user@host/path?key=FILE&known_hosts=FILE; a password comes from password_file in the \
+                     destination's table",
+                )
+            })?;
+            return Ok(Self::of(Place::Sftp(place)));
+        }
+        if WebDavPlace::is_meant(text) {
+            let place = WebDavPlace::parse(text).map_err(|problems| {
+                refused("webdav destination", &problems).with_hint(
+                    "write webdavs://user@host/path; a password comes from password_file in the destination's table, and \
+                     ca_file= names an authority",
+                )
+            })?;
+            return Ok(Self::of(Place::WebDav(place)));
         }
         if let Some(rest) = text.strip_prefix("gs://") {
             let place =
@@ -162,6 +231,13 @@ impl StorageConfig {
         self
     }
 
+    /// With a password or a passphrase, for a place that takes one.
+    #[must_use]
+    pub fn with_login(mut self, login: Login) -> Self {
+        self.login = login;
+        self
+    }
+
     /// With other pauses and limits for requests.
     #[must_use]
     pub fn with_retrying(mut self, retry: Retrying) -> Self {
@@ -174,7 +250,7 @@ impl StorageConfig {
     pub fn folder(&self) -> Option<&Path> {
         match &self.place {
             Place::Local(folder) => Some(folder),
-            Place::S3(_) | Place::Gcs(_) | Place::Azure(_) => None,
+            Place::S3(_) | Place::Gcs(_) | Place::Azure(_) | Place::Sftp(_) | Place::WebDav(_) => None,
         }
     }
 }
@@ -186,6 +262,8 @@ impl fmt::Display for StorageConfig {
             Place::S3(place) => place.fmt(f),
             Place::Gcs(place) => place.fmt(f),
             Place::Azure(place) => place.fmt(f),
+            Place::Sftp(place) => place.fmt(f),
+            Place::WebDav(place) => place.fmt(f),
         }
     }
 }
@@ -214,6 +292,8 @@ pub(crate) enum Problem {
     Bucket(String),
     #[error("the prefix {0:?} is not made of plain segments, or is longer than {PREFIX_LEN_MAX} bytes")]
     Prefix(String),
+    #[error("the folder {0:?} is not made of plain segments")]
+    Folder(String),
     #[error("parameter `{0}` is not known")]
     UnknownParameter(String),
     #[error("parameter `{0}` is given twice")]
@@ -406,9 +486,9 @@ pub(crate) fn file(name: &'static str, value: &str) -> Result<PathBuf, Problem> 
     }
 }
 
-fn looks_secret(name: &str) -> bool {
+pub(crate) fn looks_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    ["key", "secret", "token", "password", "credential"].iter().any(|word| name.contains(word))
+    ["key", "secret", "token", "pass", "credential"].iter().any(|word| name.contains(word))
 }
 
 /// An endpoint is a scheme, a host and perhaps a port; without encryption only on this machine or

@@ -1,4 +1,4 @@
-//! Places that hold backups: a local folder, S3, Google Cloud Storage and Azure Blob Storage.
+//! Places that hold backups: a local folder, S3, Google Cloud Storage, Azure Blob Storage, SFTP and WebDAV.
 //!
 //! [`open`] turns a [`StorageConfig`] into the three ports of `backup_core`. All kinds of place keep
 //! the same promises, shown by the same suites: nothing is visible before its commit, nothing that
@@ -11,6 +11,9 @@
 //! | other S3 | the same, after looking that the name is free and looking afterwards that it is ours | one of them is there, whole; both may be told that they won |
 //! | Google | one request, or the end of a resumable upload, with `ifGenerationMatch=0` | exactly one wins |
 //! | Azure | one put, or a list of blocks, with `If-None-Match: *` | exactly one wins |
+//! | SFTP with `hardlink@openssh.com` | temporary file, fsync, second name | exactly one wins |
+//! | other SFTP | temporary file, rename after looking that the name is free | as the server's rename does: the draft's rule is that one wins |
+//! | WebDAV | temporary name, MOVE with `Overwrite: F` | as the server does: one of them is there, whole |
 //!
 //! Every part goes to S3 with a checksum that the server verifies: CRC-32C at Amazon, the MD5 too
 //! elsewhere. Where a server compares nothing, its answers are compared instead: a part that changed on
@@ -18,28 +21,32 @@
 //! enough for one put can be there, damaged, on such a server; its commit then fails with `Integrity`,
 //! and it is removed if the key may do that.
 //!
-//! Memory per upload: a few chunks for a folder, 64 MiB for S3 as far as [`parts`] says.
+//! Memory per upload: a few chunks for a folder, SFTP (4 MiB under way) and WebDAV, 64 MiB for S3 as far as [`parts`] says.
 //!
 //! S3 goes over `opendal`. Google's and Azure's services are spoken to in requests of our own ([`rest`]): `opendal`
 //! has no resumable uploads, and its signers bring a second, older RSA library. The folder does not go over it: its file writer cannot publish without replacing,
 //! does not sync the folder, and reads through `tokio::fs` at three times the cost.
 
 mod azure;
+mod again;
 mod client;
 mod config;
 mod gcs;
 mod local;
 pub mod parts;
+mod percent;
 mod probe;
 mod rest;
 mod s3;
+mod sftp;
 mod trouble;
+mod webdav;
 
 use std::sync::Arc;
 
 use backup_core::{Error, ErrorKind, Remover, Result, Sink, Source};
 
-pub use config::{Credentials, Retrying, StorageConfig};
+pub use config::{Credentials, Login, Retrying, StorageConfig};
 pub use probe::{AppendOnly, Check, Outcome, ProbeReport, probe};
 pub use trouble::Trouble;
 
@@ -90,6 +97,13 @@ fn open_both(config: &StorageConfig) -> Result<(Opened, Option<Arc<dyn Direct>>)
             let account = account.map(|given| (given.access_key.as_str(), given.secret_key.as_str()));
             let place = Arc::new(azure::open(azure, account, config.retry, variable)?);
             Ok((ports(&place), Some(place)))
+        Place::Sftp(sftp) => {
+            let place = Arc::new(sftp::SftpStore::open(sftp, &config.login, config.retry)?);
+            Ok((ports(&place), None))
+        }
+        Place::WebDav(webdav) => {
+            let place = Arc::new(webdav::WebDavStore::open(webdav, &config.login, config.retry)?);
+            Ok((ports(&place), None))
         }
     }
 }

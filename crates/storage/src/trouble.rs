@@ -75,6 +75,18 @@ pub enum Trouble {
     /// The certificate is not one we trust.
     #[error("the server's certificate is not trusted")]
     Certificate,
+    /// The server's host key is not among those we know.
+    #[error("the server's host key is not known")]
+    HostKeyUnknown,
+    /// The server's host key is not the one we know.
+    #[error("the server's host key is not the one that is known")]
+    HostKeyChanged,
+    /// A program that is needed is not installed.
+    #[error("a program is missing")]
+    NoTool,
+    /// The SSH client does not understand its own configuration.
+    #[error("the SSH client's configuration is wrong")]
+    BadSshConfiguration,
     /// No answer came in time.
     #[error("no answer in time")]
     TimedOut,
@@ -97,6 +109,8 @@ impl Trouble {
             Self::NotAFolder | Self::NoSuchBucket | Self::WrongRegion | Self::Certificate => {
                 ErrorKind::Config
             }
+            Self::HostKeyUnknown | Self::NoTool | Self::BadSshConfiguration => ErrorKind::Config,
+            Self::HostKeyChanged => ErrorKind::Denied,
             Self::NoPermission | Self::ReadOnly => ErrorKind::Denied,
             Self::BadCredentials | Self::NoCredentials | Self::ClockSkew | Self::AccessDenied => {
                 ErrorKind::Denied
@@ -143,6 +157,13 @@ impl Trouble {
             Self::Unreachable => "check the endpoint's name and the network",
             Self::ConnectionLost => "check the network and run again",
             Self::Certificate => "name the authority's certificate with ca_file=, or check the endpoint",
+            Self::HostKeyUnknown => "add the host key to the file that known_hosts= names",
+            Self::HostKeyChanged => {
+                "somebody may be listening: ask whoever runs the server whether its key was replaced before you \
+                 change the file of known hosts"
+            }
+            Self::NoTool => "install it",
+            Self::BadSshConfiguration => "check ~/.ssh/config and /etc/ssh/ssh_config with ssh -G HOST",
             Self::TimedOut => "check the network and the server, then run again",
             Self::Overloaded => "run again later",
             Self::NotSupported => "check that the server speaks S3, and which version it is",

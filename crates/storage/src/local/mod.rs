@@ -87,7 +87,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 }
 
 /// No file system has our keys below the folder of unfinished uploads.
-fn check_key(key: &ObjectKey) -> Result<()> {
+pub(crate) fn check_key(key: &ObjectKey) -> Result<()> {
     if key.as_str().split('/').next() == Some(UNFINISHED) {
         return Err(Error::new(
             backup_core::ErrorKind::Config,

@@ -1,7 +1,6 @@
 //! Requests of the S3 API that `opendal` has no call for, signed by the same signer, each tried again
 //! while its failure may pass.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,9 @@ use reqsign_aws_v4::{Credential, DefaultCredentialProvider, RequestSigner, Stati
 use reqsign_core::{Context, OsEnv, Signer};
 use serde::Deserialize;
 
+use crate::again::jitter;
 use crate::config::{Credentials, Retrying, S3Place};
+pub(super) use crate::percent::encoded;
 use crate::s3::open::is_amazon;
 use crate::s3::transport::Transport;
 
@@ -216,36 +217,10 @@ fn refusal(status: StatusCode, body: &[u8]) -> Error {
     if passing { error.set_temporary() } else { error }
 }
 
-/// Up to as long again, so that many who were sent away together do not come back together.
-fn jitter(pause: Duration) -> Duration {
-    // A hasher's keys are random; nothing here needs better.
-    let random = RandomState::new().build_hasher().finish();
-    pause.mul_f64((random >> 11) as f64 / (1u64 << 53) as f64)
-}
-
-/// Percent-encoded as RFC 3986 asks, slashes kept in paths.
-pub(super) fn encoded(text: &str, path: bool) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            b'/' if path => "/".to_owned(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::trouble::Trouble;
-
-    #[test]
-    fn only_unreserved_characters_stand_for_themselves() {
-        assert_eq!(encoded("a/b c~\u{e4}", false), "a%2Fb%20c~%C3%A4");
-        assert_eq!(encoded("a/b+c", true), "a/b%2Bc");
-    }
 
     #[test]
     fn only_what_may_pass_is_tried_again_and_not_all_at_once() {

@@ -124,7 +124,11 @@ pub(crate) struct Mount(pub(crate) tempfile::TempDir);
 
 impl Mount {
     pub(crate) fn new(options: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap(), options)
+    }
+
+    /// Mounted on this folder.
+    pub(crate) fn on(folder: tempfile::TempDir, options: &str) -> Self {
         let status = Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "strongroom-test"])
             .arg(folder.path())
@@ -132,6 +136,13 @@ impl Mount {
             .unwrap();
         assert!(status.success(), "mounting a tmpfs needs root");
         Self(folder)
+    }
+}
+
+impl Mount {
+    pub(crate) fn read_only(&self) {
+        let status = Command::new("mount").args(["-o", "remount,ro"]).arg(self.0.path()).status().unwrap();
+        assert!(status.success());
     }
 }
 
@@ -164,8 +175,7 @@ async fn a_read_only_disk_is_denied() {
     let mount = Mount::new("size=4m");
     let opened = open(mount.0.path());
     put(opened.sink.as_ref(), &key("db/before"), &[b"x"]).await.unwrap();
-    let status = Command::new("mount").args(["-o", "remount,ro"]).arg(mount.0.path()).status().unwrap();
-    assert!(status.success());
+    mount.read_only();
     let error = opened.sink.begin(&key("db/x"), None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
     let error = opened.remover.remove(&key("db/before")).await.unwrap_err();

@@ -10,7 +10,7 @@ use storage::StorageConfig;
 
 use crate::servers::{rgw, s3s, variable};
 
-const CHUNK: usize = 1 << 20;
+pub(crate) const CHUNK: usize = 1 << 20;
 
 /// Counts the bytes that are alive.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl Drop for Counted {
 }
 
 /// Stores `chunks` chunks and says how many bytes were alive at the same time.
-async fn peak(sink: &dyn Sink, chunks: usize) -> usize {
+pub(crate) async fn peak(sink: &dyn Sink, chunks: usize) -> usize {
     let meter = Arc::new(Meter::default());
     let counting = Arc::clone(&meter);
     let bytes = noise(CHUNK, 1);
@@ -56,7 +56,7 @@ async fn peak(sink: &dyn Sink, chunks: usize) -> usize {
 }
 
 /// What may wait in the channel and in the hands of the pipeline.
-const SLACK: usize = 4 * CHUNK;
+pub(crate) const SLACK: usize = 4 * CHUNK;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn incident_64_an_upload_of_20_times_the_budget_stays_within_it() {

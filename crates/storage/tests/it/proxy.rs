@@ -1,4 +1,4 @@
-//! A proxy between us and an S3 server that does harm to one chosen request.
+//! A proxy between us and an S3 or WebDAV server that does harm to one chosen request.
 //!
 //! It handles one request per connection, so that the end of each answer is the end of its
 //! connection.
@@ -171,13 +171,25 @@ impl State {
         if harm == Some(Harm::Refuse) {
             return Ok(());
         }
-        let len = length(&head);
+        let mut len = length(&head);
         let mut head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
         if harm == Some(Harm::FlipBitUnseen) {
             assert!(head.contains("\r\ncontent-md5:"), "{head}");
             head = head.replacen("\r\ncontent-md5:", "\r\nx-unseen:", 1);
         }
 
+        // Of unknown length: the last chunk is empty.
+        if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+            while !body.ends_with(b"\r\n0\r\n\r\n") && !body.starts_with(b"0\r\n\r\n") {
+                let mut more = vec![0; 1 << 16];
+                let got = client.read(&mut more).await?;
+                if got == 0 {
+                    return Ok(());
+                }
+                body.extend_from_slice(&more[..got]);
+            }
+            len = body.len();
+        }
         // All of it first: who still sends would see a broken connection and no answer.
         while body.len() < len {
             let mut more = vec![0; (len - body.len()).min(1 << 16)];

@@ -1,4 +1,4 @@
-//! The S3 servers that `scripts/test` starts.
+//! The servers that `scripts/test` starts.
 
 use std::time::Duration;
 
@@ -31,6 +31,12 @@ pub(crate) fn s3s() -> Server {
     Server::from_environment("S3S")
 }
 
+/// The value of a variable that `scripts/test` sets.
+pub(crate) fn variable(name: &str) -> String {
+    let name = format!("STRONGROOM_TEST_{name}");
+    std::env::var(&name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test"))
+}
+
 /// Pauses short enough for tests.
 pub(crate) fn impatient() -> Retrying {
     Retrying {
@@ -43,10 +49,7 @@ pub(crate) fn impatient() -> Retrying {
 
 impl Server {
     fn from_environment(name: &str) -> Self {
-        let get = |what: &str| {
-            let name = format!("STRONGROOM_TEST_{name}_{what}");
-            std::env::var(&name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test"))
-        };
+        let get = |what: &str| variable(&format!("{name}_{what}"));
         Self {
             endpoint: get("ENDPOINT"),
             access_key: get("ACCESS_KEY"),

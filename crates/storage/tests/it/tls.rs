@@ -13,7 +13,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::servers::{Server, s3s};
+use crate::servers::s3s;
 
 fn openssl(folder: &Path, arguments: &str) {
     let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
@@ -21,7 +21,7 @@ fn openssl(folder: &Path, arguments: &str) {
 }
 
 /// Two authorities, and a certificate for 127.0.0.1 from the first.
-fn certificates(folder: &Path) {
+pub(crate) fn certificates(folder: &Path) {
     for name in ["ca", "other"] {
         openssl(
             folder,
@@ -43,14 +43,14 @@ fn certificates(folder: &Path) {
 }
 
 /// Puts TLS in front of a server and returns its address.
-async fn with_tls(folder: &Path, server: &Server) -> String {
+pub(crate) async fn with_tls(folder: &Path, endpoint: &str) -> String {
     let chain = vec![CertificateDer::from_pem_file(folder.join("s3.pem")).unwrap()];
     let key = PrivateKeyDer::from_pem_file(folder.join("s3.key")).unwrap();
     let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let upstream = server.endpoint.trim_start_matches("http://").to_owned();
+    let upstream = endpoint.trim_start_matches("http://").to_owned();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             let (acceptor, upstream) = (acceptor.clone(), upstream.clone());
@@ -69,7 +69,7 @@ async fn with_tls(folder: &Path, server: &Server) -> String {
 async fn only_the_named_authority_is_trusted() {
     let folder = tempfile::tempdir().unwrap();
     certificates(folder.path());
-    let server = s3s().through(with_tls(folder.path(), &s3s()).await);
+    let server = s3s().through(with_tls(folder.path(), &s3s().endpoint).await);
     let open = |ca: &str| -> Opened {
         let file = folder.path().join(ca).display().to_string();
         server.open(&if ca.is_empty() { String::new() } else { format!("&ca_file={file}") })
