@@ -14,7 +14,7 @@ use envelope_crypto::{
     SealOptions,
 };
 use notifiers::JsonLines;
-use storage::{Credentials, StorageConfig};
+use storage::{Credentials, Login, StorageConfig};
 
 use crate::failure::{Failure, Outcome};
 use crate::secrets;
@@ -27,6 +27,8 @@ pub(crate) struct Place {
     pub(crate) ports: storage::Opened,
     /// What it is called in this machine's memory.
     pub(crate) name: String,
+    /// The rate of its own table.
+    limit: Option<Rate>,
 }
 
 /// Opens a destination.
@@ -43,7 +45,52 @@ pub(crate) fn place(destination: &Destination, env: &Environment) -> Outcome<Pla
         // The whole URL, endpoint and all; it can hold no secret.
         None => destination.url.clone(),
     };
-    Ok(Place { ports: storage::open(&config)?, name })
+    let limit = match destination.table.text("upload_limit").map(str::parse) {
+        None => None,
+        Some(Ok(rate)) => Some(rate),
+        Some(Err(what)) => {
+            let table = destination.name.as_deref().unwrap_or_default();
+            return Err(Failure::usage(
+                format!("destinations.{table}.upload_limit"),
+                what,
+                "write a number with KiB, MiB or GiB, such as 10MiB",
+            ));
+        }
+    };
+    Ok(Place { ports: storage::open(&config)?, name, limit })
+}
+
+/// A secret of a destination's table: the content of the file, or of the variable, that is named there.
+fn secret(
+    destination: &Destination,
+    env: &Environment,
+    file: &str,
+    variable: &str,
+) -> Outcome<Option<zeroize::Zeroizing<String>>> {
+    let table = &destination.table;
+    if let Some(path) = table.text(file) {
+        return Ok(Some(secrets::read_file(path.as_ref())?));
+    }
+    let Some(variable) = table.text(variable) else { return Ok(None) };
+    match env.get(variable) {
+        Some(value) => Ok(Some(zeroize::Zeroizing::new(value.to_owned()))),
+        None => Err(Failure::usage(
+            format!("variable {variable}"),
+            "the destination reads a secret from this variable, and it is not set",
+            "set it, or name a file instead",
+        )),
+    }
+}
+
+fn login(destination: &Destination, env: &Environment) -> Outcome<Login> {
+    let mut login = Login::default();
+    if let Some(password) = secret(destination, env, "password_file", "password_variable")? {
+        login = login.with_password(password);
+    }
+    if let Some(passphrase) = secret(destination, env, "key_passphrase_file", "")? {
+        login = login.with_key_passphrase(passphrase);
+    }
+    Ok(login)
 }
 
 /// What a destination says, with its credentials. Nothing is opened.
@@ -51,7 +98,7 @@ pub(crate) fn place(destination: &Destination, env: &Environment) -> Outcome<Pla
 /// # Errors
 /// `Config`, and those of the credentials.
 pub(crate) fn storage_config(destination: &Destination, env: &Environment) -> Outcome<StorageConfig> {
-    let config = StorageConfig::from_url(&destination.url)?;
+    let config = StorageConfig::from_url(&destination.url)?.with_login(login(destination, env)?);
     Ok(match credentials(destination, env)? {
         Some(credentials) => config.with_credentials(credentials),
         None => config,
@@ -59,21 +106,7 @@ pub(crate) fn storage_config(destination: &Destination, env: &Environment) -> Ou
 }
 
 fn credentials(destination: &Destination, env: &Environment) -> Outcome<Option<Credentials>> {
-    let table = &destination.table;
-    let read = |file: &str, variable: &str| -> Outcome<Option<zeroize::Zeroizing<String>>> {
-        if let Some(path) = table.text(file) {
-            return Ok(Some(secrets::read_file(path.as_ref())?));
-        }
-        let Some(variable) = table.text(variable) else { return Ok(None) };
-        match env.get(variable) {
-            Some(value) => Ok(Some(zeroize::Zeroizing::new(value.to_owned()))),
-            None => Err(Failure::usage(
-                format!("variable {variable}"),
-                "the destination reads a key from this variable, and it is not set",
-                "set it, or name a file instead",
-            )),
-        }
-    };
+    let read = |file: &str, variable: &str| secret(destination, env, file, variable);
     let access = read("access_key_file", "access_key_variable")?;
     let secret = read("secret_key_file", "secret_key_variable")?;
     let token = read("session_token_file", "")?;
@@ -133,9 +166,10 @@ pub(crate) fn auditor() -> Arc<dyn Auditor> {
     Arc::new(EnvelopeAuditor)
 }
 
-/// The writing side of a place, held back to the rate of the settings.
-pub(crate) fn limited(settings: &Settings, sink: Arc<dyn Sink>) -> Arc<dyn Sink> {
-    match settings.upload_limit {
+/// The writing side of a place, held back to the rate of the settings and of its own table, whichever is lower.
+pub(crate) fn limited(settings: &Settings, place: &Place) -> Arc<dyn Sink> {
+    let sink = Arc::clone(&place.ports.sink);
+    match settings.upload_limit.into_iter().chain(place.limit).min() {
         Some(Rate(bytes)) => Arc::new(Throttled::new(sink, bytes)),
         None => sink,
     }

@@ -27,8 +27,8 @@
 //! has no resumable uploads, and its signers bring a second, older RSA library. The folder does not go over it: its file writer cannot publish without replacing,
 //! does not sync the folder, and reads through `tokio::fs` at three times the cost.
 
-mod azure;
 mod again;
+mod azure;
 mod client;
 mod config;
 mod gcs;
@@ -97,6 +97,7 @@ fn open_both(config: &StorageConfig) -> Result<(Opened, Option<Arc<dyn Direct>>)
             let account = account.map(|given| (given.access_key.as_str(), given.secret_key.as_str()));
             let place = Arc::new(azure::open(azure, account, config.retry, variable)?);
             Ok((ports(&place), Some(place)))
+        }
         Place::Sftp(sftp) => {
             let place = Arc::new(sftp::SftpStore::open(sftp, &config.login, config.retry)?);
             Ok((ports(&place), None))

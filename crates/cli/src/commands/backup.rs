@@ -206,7 +206,7 @@ async fn stored(
     let destinations = settings.destinations.iter().zip(&places).enumerate().filter(|(i, _)| usable(*i));
     let destinations = destinations.map(|(_, (destination, place))| Destination {
         name: place.name.clone(),
-        sink: wiring::limited(settings, place.ports.sink.clone()),
+        sink: wiring::limited(settings, place),
         reader: place.ports.source.clone(),
         patience: destination.patience().filter(|_| places.len() > 1),
     });

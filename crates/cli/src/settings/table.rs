@@ -572,9 +572,17 @@ pub(crate) const DESTINATION_FIELDS: &[Field] = &[
     field(
         "url",
         Kind::Text,
-        "The place: a path, `file:///path`, `s3://bucket/prefix?endpoint=...&region=...`, `gs://bucket/prefix`, or \
-         `azblob://container/prefix?account=...`.",
+        "The place: a path, `file:///path`, `s3://bucket/prefix?endpoint=...&region=...`, `gs://bucket/prefix`, \
+         `azblob://container/prefix?account=...`, `sftp://user@host/path?key=...&known_hosts=...` or `webdavs://user@host/path`.",
     ),
+    field(
+        "upload_limit",
+        Kind::Text,
+        "The most bytes a second that are written there, such as `10MiB`; of this and the general `upload_limit` the lower.",
+    ),
+    field("password_file", Kind::Path, "SFTP, WebDAV: the file that holds the user's password."),
+    field("password_variable", Kind::Text, "Instead of a file: the variable that holds the password."),
+    field("key_passphrase_file", Kind::Path, "SFTP: the file that holds the passphrase of the private key."),
     field(
         "access_key_file",
         Kind::Path,

@@ -73,14 +73,15 @@ impl FromStr for Kdf {
     }
 }
 
-/// A rate in bytes a second: a whole number, alone or with `KiB`, `MiB` or `GiB`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A rate in bytes a second: a whole number, alone or with `KiB`, `MiB` or `GiB`; `/s` may follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rate(pub(crate) NonZeroU64);
 
 impl FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.strip_suffix("/s").unwrap_or(text);
         let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
         let shift = match unit.trim() {
             "" | "B" => 0,
@@ -189,6 +190,7 @@ mod tests {
         let bytes = |text: &str| text.parse().map(|Rate(bytes)| bytes.get());
         assert_eq!(bytes("500"), Ok(500));
         assert_eq!(bytes("10MiB"), Ok(10 << 20));
+        assert_eq!(bytes("10 MiB/s"), Ok(10 << 20));
         assert_eq!(bytes("1 GiB"), Ok(1 << 30));
         for bad in ["", "0", "MiB", "10MB", "-1", "1.5MiB", "99999999999GiB"] {
             assert!(bytes(bad).is_err(), "{bad}");

@@ -22,6 +22,7 @@ mod quickstart;
 mod redis;
 mod retention;
 mod s3;
+mod sftp_webdav;
 mod source;
 mod sqlite;
 mod storage;
