@@ -61,7 +61,7 @@ impl Copying {
             Some(_) => Some(host::host_key(&from.state, &around.printer)?),
             None => None,
         };
-        let sink = wiring::limited(settings, to);
+        let sink = wiring::limited(settings, &to);
         Ok(Self { trust, sink, auditor: wiring::auditor(), host, repair: args.repair, from, to })
     }
 

@@ -213,12 +213,12 @@ impl StorageConfig {
         if let Some(rest) = text.strip_prefix("gs://") {
             let place =
                 GcsPlace::parse(text, rest).map_err(|problems| refused("gs destination", &problems))?;
-            return Ok(Self { place: Place::Gcs(place), credentials: None, retry: Retrying::default() });
+            return Ok(Self::of(Place::Gcs(place)));
         }
         if let Some(rest) = text.strip_prefix("azblob://") {
             let place =
                 AzurePlace::parse(text, rest).map_err(|problems| refused("azblob destination", &problems))?;
-            return Ok(Self { place: Place::Azure(place), credentials: None, retry: Retrying::default() });
+            return Ok(Self::of(Place::Azure(place)));
         }
         let folder = folder(text).map_err(|problem| refused("destination", &[problem]))?;
         Ok(Self::local(folder))

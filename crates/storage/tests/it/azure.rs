@@ -20,7 +20,7 @@ fn key(name: &str) -> ObjectKey {
 }
 
 fn endpoint() -> String {
-    variable("STRONGROOM_TEST_AZURITE_ENDPOINT")
+    variable("AZURITE_ENDPOINT")
 }
 
 /// A container of its own.
@@ -32,7 +32,7 @@ fn config_at(container: &str, endpoint: &str, parameters: &str) -> StorageConfig
     let url = format!("azblob://{container}/pre/fix?endpoint={endpoint}&part_memory=20{parameters}");
     StorageConfig::from_url(&url)
         .unwrap()
-        .with_credentials(Credentials::new(ACCOUNT, variable("STRONGROOM_TEST_AZURITE_KEY")))
+        .with_credentials(Credentials::new(ACCOUNT, variable("AZURITE_KEY")))
         .with_retrying(impatient())
 }
 
@@ -112,7 +112,7 @@ async fn azure_credentials_come_from_files() {
         std::fs::write(folder.path().join(name), format!("{text}\n")).unwrap();
         folder.path().join(name).display().to_string()
     };
-    let (endpoint, account_key) = (endpoint(), variable("STRONGROOM_TEST_AZURITE_KEY"));
+    let (endpoint, account_key) = (endpoint(), variable("AZURITE_KEY"));
     let container = format!("it-{}", BackupId::random());
     let open = |parameters: &str| {
         let url = format!("azblob://{container}?{parameters}");

@@ -14,13 +14,13 @@ use crate::servers::{impatient, variable};
 const LARGE: usize = (33 << 20) + 17;
 
 fn config_at(endpoint: &str) -> StorageConfig {
-    let (bucket, id) = (variable("STRONGROOM_TEST_GCS_BUCKET"), BackupId::random());
+    let (bucket, id) = (variable("GCS_BUCKET"), BackupId::random());
     let url = format!("gs://{bucket}/it-{id}?endpoint={endpoint}");
     StorageConfig::from_url(&url).unwrap().with_retrying(impatient())
 }
 
 fn config() -> StorageConfig {
-    config_at(&variable("STRONGROOM_TEST_GCS_ENDPOINT"))
+    config_at(&variable("GCS_ENDPOINT"))
 }
 
 fn place(opened: &Opened) -> Place {
@@ -64,7 +64,7 @@ async fn gcs_probe_tells_what_the_server_does() {
 
 #[tokio::test]
 async fn gcs_bucket_is_made_on_request() {
-    let endpoint = variable("STRONGROOM_TEST_GCS_ENDPOINT");
+    let endpoint = variable("GCS_ENDPOINT");
     let bucket = format!("made-{}", BackupId::random());
     let at = |project: &str| {
         let url = format!("gs://{bucket}?endpoint={endpoint}{project}");
@@ -93,7 +93,7 @@ async fn gcs_uploads_survive_a_broken_connection() {
         let chunks: Vec<&[u8]> = bytes.chunks(1 << 20).collect();
         for harm in [Harm::Refuse, Harm::CutRequest, Harm::LoseAnswer, Harm::Busy] {
             let plan = Plan { what: "POST", at: 0, times: 1, harm };
-            let proxy = Proxy::start(&variable("STRONGROOM_TEST_GCS_ENDPOINT"), plan).await;
+            let proxy = Proxy::start(&variable("GCS_ENDPOINT"), plan).await;
             let opened = storage::open(&config_at(&proxy.endpoint)).unwrap();
             let object = key("db/data");
             put(opened.sink.as_ref(), &object, &chunks)
@@ -111,7 +111,7 @@ async fn gcs_uploads_survive_a_broken_connection() {
 async fn gcs_damage_on_the_way_is_noticed() {
     for (what, len) in [("POST", 100_000), ("PUT", LARGE)] {
         let plan = Plan { what, at: 0, times: 1, harm: Harm::FlipBit };
-        let proxy = Proxy::start(&variable("STRONGROOM_TEST_GCS_ENDPOINT"), plan).await;
+        let proxy = Proxy::start(&variable("GCS_ENDPOINT"), plan).await;
         let opened = storage::open(&config_at(&proxy.endpoint)).unwrap();
         let bytes = noise(len, 8);
         let chunks: Vec<&[u8]> = bytes.chunks(1 << 20).collect();
@@ -125,7 +125,7 @@ async fn gcs_damage_on_the_way_is_noticed() {
 #[tokio::test]
 async fn gcs_reading_goes_on_after_a_cut() {
     let plan = Plan { what: "alt=media", at: 0, times: 2, harm: Harm::CutAnswer };
-    let proxy = Proxy::start(&variable("STRONGROOM_TEST_GCS_ENDPOINT"), plan).await;
+    let proxy = Proxy::start(&variable("GCS_ENDPOINT"), plan).await;
     let opened = storage::open(&config_at(&proxy.endpoint)).unwrap();
     let bytes = noise(3 << 20, 8);
     put(opened.sink.as_ref(), &key("db/data"), &[&bytes]).await.unwrap();

@@ -136,17 +136,14 @@ async fn a_long_upload() {
 fn incident_64_google_and_azure_stay_within_the_budget() {
     let id = backup_core::BackupId::random();
     let places = [
-        format!("gs://memory-{id}?project=test&endpoint={}", variable("STRONGROOM_TEST_GCS_ENDPOINT")),
-        format!(
-            "azblob://memory-{id}?account=devstoreaccount1&endpoint={}",
-            variable("STRONGROOM_TEST_AZURITE_ENDPOINT")
-        ),
+        format!("gs://memory-{id}?project=test&endpoint={}", variable("GCS_ENDPOINT")),
+        format!("azblob://memory-{id}?account=devstoreaccount1&endpoint={}", variable("AZURITE_ENDPOINT")),
     ];
     for place in places {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "memory::a_long_upload", "--ignored"])
             .env(DESTINATION, &place)
-            .env("AZURE_STORAGE_KEY", variable("STRONGROOM_TEST_AZURITE_KEY"))
+            .env("AZURE_STORAGE_KEY", variable("AZURITE_KEY"))
             .output()
             .unwrap();
         let shown = String::from_utf8_lossy(&output.stdout);

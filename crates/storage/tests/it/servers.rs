@@ -16,9 +16,10 @@ pub(crate) struct Server {
     pub(crate) bucket: String,
 }
 
-/// A variable that `scripts/test` sets.
+/// The value of a variable that `scripts/test` sets.
 pub(crate) fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test"))
+    let name = format!("STRONGROOM_TEST_{name}");
+    std::env::var(&name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test"))
 }
 
 /// Ceph's gateway. It refuses bodies whose MD5 is not what `Content-MD5` says, and knows no other checksum.
@@ -29,12 +30,6 @@ pub(crate) fn rgw() -> Server {
 /// A small server over a folder, which compares no checksum of parts.
 pub(crate) fn s3s() -> Server {
     Server::from_environment("S3S")
-}
-
-/// The value of a variable that `scripts/test` sets.
-pub(crate) fn variable(name: &str) -> String {
-    let name = format!("STRONGROOM_TEST_{name}");
-    std::env::var(&name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test"))
 }
 
 /// Pauses short enough for tests.
