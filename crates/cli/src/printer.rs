@@ -127,7 +127,9 @@ pub(crate) fn write_stdout(text: &str) -> Outcome {
         if text.is_empty() { out.flush() } else { writeln!(out, "{text}").and_then(|()| out.flush()) };
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ClosedPipe),
-        Err(error) => Err(io_error("standard output".as_ref(), "write", error).into()),
+        Err(error) => Err(io_error("standard output".as_ref(), "write", error)
+            .with_hint("what the command did stands; only its answer could not be written")
+            .into()),
         Ok(()) => Ok(()),
     }
 }

@@ -270,6 +270,14 @@ pub(crate) fn age(manifest: &Manifest, now: jiff::Timestamp) -> String {
     printer::duration(now.duration_since(manifest.started).as_secs())
 }
 
+/// What stands behind the bytes, for a person.
+pub(crate) fn vouched(vouched: &VouchedManifest) -> String {
+    match vouched.origin() {
+        Origin::Trusted { signer } => format!("as signed by {signer}"),
+        Origin::Unknown => "origin unknown: no signature was looked at".to_owned(),
+    }
+}
+
 /// Who signed, for a person and a program.
 pub(crate) fn origin(vouched: &VouchedManifest) -> String {
     match vouched.origin() {

@@ -166,11 +166,11 @@ impl Verify {
             format!("less than {} of the backup is damaged, {sure} % sure", percent_up(done.share_below()))
         };
         let text = format!(
-            "{at}: {} of {} parts read ({}), each as signed by {}: {proved}\n(sample: without a key, and as far as the store answers a restore as it answered this)",
+            "{at}: {} of {} parts read ({}), {}: {proved}\n(sample: without a key, and as far as the store answers a restore as it answered this)",
             done.sampled,
             done.frames,
             printer::bytes(done.bytes),
-            reading::origin(&done.manifest),
+            reading::vouched(&done.manifest),
         );
         let document = json!({
             "verified": "sample", "backup": super::show::document(&done.manifest), "bytes": done.bytes,
@@ -227,9 +227,9 @@ impl Verify {
             record(&around, &reader, signer.as_ref(), &done.manifest, verified(&done.manifest, Depth::Quick))
                 .await?;
             let text = format!(
-                "{at}: whole, {}, as signed by {}\n(quick: hashes and signature; --deep -i KEY also opens and parses)",
+                "{at}: whole, {}, {}\n(quick: hashes and signature; --deep -i KEY also opens and parses)",
                 printer::bytes(done.bytes),
-                reading::origin(&done.manifest),
+                reading::vouched(&done.manifest),
             );
             let document = json!({
                 "verified": "quick", "backup": super::show::document(&done.manifest),
@@ -272,9 +272,9 @@ impl Verify {
             false => format!("opens; the structure of {} was not looked at", done.manifest.manifest().format),
         };
         let mut text = format!(
-            "{at}: {found}, {}, as signed by {}",
+            "{at}: {found}, {}, {}",
             printer::bytes(done.inspection.bytes),
-            reading::origin(&done.manifest),
+            reading::vouched(&done.manifest),
         );
         for warning in &done.report.warnings {
             text.push_str(&format!("\ntold at the dump: {}", printer::on_one_line(warning)));

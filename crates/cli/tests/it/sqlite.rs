@@ -286,6 +286,44 @@ fn cancelled_run(deaf: &str) {
     assert!(!std::path::Path::new(&format!("/proc/{}", tool.trim())).exists(), "the dump program lives on");
 }
 
+/// Nothing comes, or nobody reads: the first signal ends the command all the same.
+#[test]
+fn a_stalled_pipe_does_not_hold_the_first_signal() {
+    let lab = Lab::with_keys();
+    lab.run_with(&vec![7; 8 << 20], ["seal", "-r", "key.pub.pem", "--compression", "none", "-o", "sealed"])
+        .ok();
+    let sealed = lab.path("sealed").display().to_string();
+    let cases: [(&[&str], bool); 4] = [
+        (&["seal", "-r", "key.pub.pem", "-o", "never"], true),
+        (&["open", "-i", "key.pem", "-o", "never"], true),
+        (&["seal", "-r", "key.pub.pem", "--compression", "none", &sealed], false),
+        (&["open", "-i", "key.pem", &sealed], false),
+    ];
+    for (args, silent) in cases {
+        let mut command = lab.command(args.iter().copied());
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+        // Held open, and never written to or read from.
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let id = rustix::process::Pid::from_child(&child);
+        // Until it waits: for input, or with the pipe full.
+        let waits = |child: &mut std::process::Child| {
+            assert!(child.try_wait().unwrap().is_none(), "{args:?} has ended");
+            let full = stdout.as_ref().is_some_and(|out| rustix::io::ioctl_fionread(out).unwrap() >= 65_536);
+            if silent { lab.path(&format!(".never.{}.part", child.id())).exists() } else { full }
+        };
+        while !waits(&mut child) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{args:?}");
+        assert!(!lab.path("never").exists());
+        drop((stdin, stdout));
+    }
+    let left: Vec<_> = std::fs::read_dir(lab.path("")).unwrap().flatten().map(|e| e.file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".part")), "{left:?}");
+}
+
 #[test]
 fn two_runs_of_one_source_do_not_overlap() {
     let lab = Lab::with_keys();
