@@ -226,7 +226,7 @@ pub fn open_target(config: &TargetConfig) -> Result<Arc<dyn Restorer>> {
 }
 
 /// The readers of every format that is understood here. What can be checked only as a whole and is too
-/// large for memory is written to `scratch`, if there is one, as [`sqlite::SqliteInspector`] says.
+/// large for memory is written to `scratch`, if there is one, as [`SqliteInspector`] says.
 #[must_use]
 pub fn inspectors(scratch: Option<&Path>) -> Vec<Arc<dyn Inspector>> {
     vec![
