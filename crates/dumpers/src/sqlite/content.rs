@@ -42,14 +42,9 @@ impl Content {
         let path = plain(&folder.join(format!(".strongroom-{}.check", uuid::Uuid::new_v4())));
         let file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(refused)?;
-        // Opened while it still has its name; SQLite reads nothing before it is asked. Nobody else
-        // writes it, so it needs no locks and no journals, which would have to be found by its name.
-        let name = path.to_str().ok_or_else(|| {
-            SqliteError::Scratch(format!("{} is not UTF-8, which SQLite wants here", folder.display()))
-        })?;
-        let name = name.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-        let opened = Connection::open_with_flags(format!("file:{name}?immutable=1"), flags);
+        // Opened while it still has its name; SQLite reads nothing before it is asked, and looks at the
+        // length again then.
+        let opened = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY);
         std::fs::remove_file(&path).map_err(refused)?;
         Ok(Self::File(file, opened?))
     }
@@ -67,25 +62,30 @@ impl Content {
         Ok(())
     }
 
-    /// After the last byte: whether SQLite looked at the pages.
+    /// After the last byte: whether SQLite looked at the pages, of which there are so many.
     ///
     /// # Errors
     /// `Damaged` and `Image` as after a restore.
-    pub(super) fn check(self) -> Result<bool, SqliteError> {
-        match self {
+    pub(super) fn check(self, pages: u32) -> Result<bool, SqliteError> {
+        let connection = match self {
             Self::Memory(image) => {
                 let mut connection = Connection::open_in_memory()?;
                 connection.deserialize_read_exact("main", &image[..], image.len(), true)?;
-                drop(image);
-                quick_check(&connection)?;
-                Ok(true)
+                connection
             }
             Self::File(file, connection) => {
                 drop(file);
-                quick_check(&connection)?;
-                Ok(true)
+                connection
             }
-            Self::Passed => Ok(false),
+            Self::Passed => return Ok(false),
+        };
+        quick_check(&connection)?;
+        // An empty database would be sound, too.
+        let seen: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
+        if seen == pages {
+            Ok(true)
+        } else {
+            Err(SqliteError::Damaged(format!("SQLite sees {seen} of its {pages} pages")))
         }
     }
 }

@@ -130,8 +130,9 @@ impl Inspector for SqliteInspector {
             Some((header, _)) if total != header.image_len() => {
                 Err(refuse("it is shorter than its header says"))
             }
-            Some((_, content)) => {
-                let parsed = crate::publish::blocking(move || content.check().map_err(at)).await?;
+            Some((header, content)) => {
+                let pages = header.page_count;
+                let parsed = crate::publish::blocking(move || content.check(pages).map_err(at)).await?;
                 Ok(Inspection { bytes: total, parsed, tables: Vec::new() })
             }
         }
