@@ -83,7 +83,7 @@ fn there_and_back_over_webdav() {
     let url = variable("NGINX_URL").replacen("http://", &format!("webdav://{}@", variable("USER")), 1);
     let mut lab = place(&format!("{url}/cli-{}", name()), "password_variable = \"FAR_PASSWORD\"");
     lab.set("FAR_PASSWORD", variable("PASSWORD"));
-    lab.run(["--config", "s.toml", "list"]).ok();
+    lab.run(["--config", "s.toml", "list"]).fails(10, "holds no repository");
     lab.set("FAR_PASSWORD", "hunter2");
     let ran = lab.run(["--config", "s.toml", "list"]).fails(12, "the credentials were refused");
     assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
