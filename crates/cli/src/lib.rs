@@ -50,7 +50,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return misread(&error, &args),
+        Err(error) => return misread(&error, &args, &Environment::of_process()),
     };
     let mut raw = RawArgs::default();
     cli.global.set(&mut raw);
@@ -63,12 +63,18 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Help and version are answers, anything else is a mistake on the command line.
-fn misread(error: &clap::Error, args: &[OsString]) -> ExitCode {
+fn misread(error: &clap::Error, args: &[OsString], env: &Environment) -> ExitCode {
     if !error.use_stderr() {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    if args.iter().any(|arg| arg == "--json" || arg == "--json=true") {
+    let wished = env.get("STRONGROOM_JSON").is_some_and(means_yes);
+    let told = args.iter().rev().find_map(|arg| match arg.to_str()? {
+        "--json" | "--json=true" => Some(true),
+        "--json=false" => Some(false),
+        _ => None,
+    });
+    if told.unwrap_or(wished) {
         let what = error.render().to_string();
         let what = what.trim_end().trim_start_matches("error: ");
         let failure = Failure::usage("command line", what, "strongroom --help");
@@ -87,11 +93,16 @@ pub fn configuration_problems(path: &std::path::Path, text: &str) -> Vec<String>
     problems.iter().map(ToString::to_string).collect()
 }
 
+/// What turns a variable for a switch on.
+fn means_yes(text: &str) -> bool {
+    matches!(text, "true" | "1" | "yes" | "on")
+}
+
 /// Speaks until the settings are understood; obeys flags and variables, not the file.
 fn early_printer(raw: &RawArgs, env: &Environment) -> Printer {
     let on = |key, variable| match (raw.values.get(key), env.get(variable)) {
         (Some(settings::Value::Text(text)), _) => text == "true",
-        (None, Some(text)) => matches!(text, "true" | "1" | "yes" | "on"),
+        (None, Some(text)) => means_yes(text),
         _ => false,
     };
     Printer::new(

@@ -58,16 +58,16 @@ impl Printer {
         (!self.quiet() && !self.json() && io::stderr().is_terminal()).then_some(&self.bars)
     }
 
-    /// Says something on stderr, unless told to be quiet.
+    /// Says something on stderr, unless told to be quiet or to answer programs.
     pub(crate) fn say(&self, text: &str) {
-        if !self.quiet() {
+        if !self.quiet() && !self.json() {
             self.stderr(text);
         }
     }
 
     /// Says more on stderr, when asked to.
     pub(crate) fn detail(&self, text: &str) {
-        if self.wishes.verbose.load(Ordering::Relaxed) && !self.quiet() {
+        if self.wishes.verbose.load(Ordering::Relaxed) && !self.quiet() && !self.json() {
             self.stderr(text);
         }
     }
