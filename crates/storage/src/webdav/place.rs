@@ -45,6 +45,10 @@ impl WebDavPlace {
         if url.password().is_some() {
             return Err(vec![Problem::CredentialsInside]);
         }
+        // The parser would take the first part of the path for the host.
+        if text.split_once("://").is_none_or(|(_, rest)| rest.starts_with(['/', '\\'])) {
+            return Err(vec![Problem::NotAUrl]);
+        }
         let mut problems = Vec::new();
         if url.fragment().is_some() {
             problems.push(Problem::NotAUrl);
