@@ -174,7 +174,7 @@ impl StorageConfig {
     /// | `allow_http` | unencrypted HTTP to a host that is not this machine | `false` |
     /// | `max_parts` | most parts of one upload that the server takes | `10000` |
     /// | `equal_parts` | all parts but the last of one length | `false` |
-    /// | `part_memory` | MiB that parts on their way may take | `64` |
+    /// | `part_memory` | MiB that parts on their way may take | `48` |
     /// | `compose` | the server can copy parts, which very long objects need | `true` |
     /// | `segment` | MiB of one such copy, at least | `1024` |
     /// | `anonymous` | requests carry no signature, for buckets that anybody may use | `false` |

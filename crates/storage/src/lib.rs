@@ -21,7 +21,7 @@
 //! enough for one put can be there, damaged, on such a server; its commit then fails with `Integrity`,
 //! and it is removed if the key may do that.
 //!
-//! Memory per upload: a few chunks for a folder, SFTP (4 MiB under way) and WebDAV, 64 MiB for S3 as far as [`parts`] says.
+//! Memory per upload: a few chunks for a folder, SFTP (4 MiB under way) and WebDAV, 48 MiB for S3 as far as [`parts`] says.
 //!
 //! S3 goes over `opendal`. Google's and Azure's services are spoken to in requests of our own: `opendal`
 //! has no resumable uploads, and its signers bring a second, older RSA library. The folder does not go over it: its file writer cannot publish without replacing,

@@ -97,9 +97,8 @@ pub(crate) fn open(
         client: Client::new(http, found.sign, retry, explain),
         endpoint: found.endpoint,
         container: place.container.clone(),
-        // No block is made of others, so they grow. A quarter of the budget is for what the allocator keeps of
-        // blocks that are gone.
-        rules: Rules { parts_max: COUNT_MAX, equal: false, memory: place.part_memory / 4 * 3, segment: None },
+        // No block is made of others, so they grow.
+        rules: Rules { parts_max: COUNT_MAX, equal: false, memory: place.part_memory, segment: None },
         put_if_absent: place.put_if_absent.unwrap_or(azure),
     };
     Ok(RestStore::new(api, &place.to_string(), &place.prefix))

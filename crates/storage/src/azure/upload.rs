@@ -2,7 +2,7 @@
 //!
 //! Blocks that were sent and never listed are no object; the service throws them away after a week.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ::http::Method;
@@ -26,6 +26,7 @@ pub(super) struct AzurePieces {
     mark: String,
     plan: Plan,
     flying: JoinSet<(u32, Result<(), Fault>)>,
+    under_way: BTreeSet<u32>,
     /// Blocks that the service has.
     landed: BTreeMap<u32, String>,
     /// Blocks that were sent or are on their way.
@@ -41,6 +42,7 @@ impl AzurePieces {
             mark: mark.to_owned(),
             plan,
             flying: JoinSet::new(),
+            under_way: BTreeSet::new(),
             landed: BTreeMap::new(),
             number: 0,
             last: Bytes::new(),
@@ -51,6 +53,7 @@ impl AzurePieces {
         match self.flying.join_next().await {
             Some(Ok((number, done))) => {
                 done?;
+                self.under_way.remove(&number);
                 self.landed.insert(number, block_id(&self.mark, number));
                 Ok(())
             }
@@ -60,11 +63,12 @@ impl AzurePieces {
     }
 
     async fn fly(&mut self, block: Bytes) -> Result<(), Fault> {
-        while self.flying.len() >= self.plan.in_flight() {
+        while self.plan.waits(self.number, self.under_way.first().copied()) {
             self.land().await?;
         }
         let (api, key, number) = (Arc::clone(&self.api), self.key.clone(), self.number);
         let id = block_id(&self.mark, number);
+        self.under_way.insert(number);
         self.number += 1;
         self.flying.spawn(async move { (number, api.put_block(&key, &id, block).await) });
         Ok(())

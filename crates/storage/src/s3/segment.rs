@@ -8,12 +8,13 @@
 //! A segment is sealed bytes and no backup: no manifest names it. What a killed run leaves of them
 //! is swept as unfinished uploads are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use backup_core::{BackupId, ObjectKey};
 use opendal::{Buffer, Operator};
 use tokio::task::JoinSet;
 
+use crate::parts::Plan;
 use crate::s3::multipart::{Landed, Multipart};
 use crate::s3::requests::Requests;
 
@@ -23,6 +24,7 @@ pub(super) struct Segment {
     key: String,
     upload: Multipart,
     flying: JoinSet<(u32, opendal::Result<Landed>)>,
+    under_way: BTreeSet<u32>,
     landed: BTreeMap<u32, Landed>,
     number: u32,
     len: u64,
@@ -46,7 +48,15 @@ impl Segment {
 
     pub(super) async fn begin(requests: &Requests, key: String, mark: &str) -> opendal::Result<Self> {
         let upload = Multipart::create(requests, &key, mark).await?;
-        Ok(Self { key, upload, flying: JoinSet::new(), landed: BTreeMap::new(), number: 0, len: 0 })
+        Ok(Self {
+            key,
+            upload,
+            flying: JoinSet::new(),
+            under_way: BTreeSet::new(),
+            landed: BTreeMap::new(),
+            number: 0,
+            len: 0,
+        })
     }
 
     /// Bytes that were sent.
@@ -54,12 +64,13 @@ impl Segment {
         self.len
     }
 
-    /// Sends a part of it when no more than `in_flight` would be on their way.
-    pub(super) async fn send(&mut self, part: Buffer, in_flight: usize) -> opendal::Result<()> {
-        while self.flying.len() >= in_flight {
+    /// Sends a part of it when the plan has room for it on its way.
+    pub(super) async fn send(&mut self, part: Buffer, plan: &Plan) -> opendal::Result<()> {
+        self.number += 1;
+        while plan.waits(self.number, self.under_way.first().copied()) {
             self.land().await?;
         }
-        self.number += 1;
+        self.under_way.insert(self.number);
         self.len += part.len() as u64;
         let (upload, number) = (self.upload.clone(), self.number);
         self.flying.spawn(async move { (number, upload.put(number, part).await) });
@@ -69,6 +80,7 @@ impl Segment {
     async fn land(&mut self) -> opendal::Result<()> {
         match self.flying.join_next().await {
             Some(Ok((number, landed))) => {
+                self.under_way.remove(&number);
                 self.landed.insert(number, landed?);
                 Ok(())
             }

@@ -3,7 +3,7 @@
 //! A task owns the upload and is fed through a bounded channel. It commits only when told to; when
 //! the channel closes for any other reason, it aborts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use backup_core::{BackupId, Error, ErrorKind, ObjectKey, Receipt, Result, Upload, Whole};
@@ -62,6 +62,7 @@ impl S3Upload {
             first: None,
             multipart: None,
             flying: JoinSet::new(),
+            under_way: BTreeSet::new(),
             landed: BTreeMap::new(),
             gathered: Gathered::default(),
             segment: None,
@@ -140,6 +141,7 @@ struct Worker {
     first: Option<Buffer>,
     multipart: Option<Multipart>,
     flying: JoinSet<(u32, opendal::Result<Landed>)>,
+    under_way: BTreeSet<u32>,
     landed: BTreeMap<u32, Landed>,
     gathered: Gathered,
     segment: Option<Segment>,
@@ -247,7 +249,7 @@ impl Worker {
             self.segment = Some(Segment::begin(&self.besides, key, &self.mark).await.map_err(doing)?);
         }
         match &mut self.segment {
-            Some(segment) => segment.send(part, self.plan.in_flight()).await.map_err(doing),
+            Some(segment) => segment.send(part, &self.plan).await.map_err(doing),
             None => Ok(()),
         }
     }
@@ -310,9 +312,10 @@ impl Worker {
     }
 
     async fn fly(&mut self, multipart: Multipart, number: u32, part: Buffer) -> Result<()> {
-        while self.flying.len() >= self.plan.in_flight() {
+        while self.plan.waits(number, self.under_way.first().copied()) {
             self.land().await?;
         }
+        self.under_way.insert(number);
         self.flying.spawn(async move { (number, multipart.put(number, part).await) });
         Ok(())
     }
@@ -321,6 +324,7 @@ impl Worker {
     async fn land(&mut self) -> Result<()> {
         match self.flying.join_next().await {
             Some(Ok((number, Ok(landed)))) => {
+                self.under_way.remove(&number);
                 self.landed.insert(number, landed);
                 Ok(())
             }
