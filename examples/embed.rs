@@ -7,7 +7,8 @@ use std::{fmt, sync::Arc};
 use backup_core::{pipeline::*, testing::MemoryLedger, *};
 use envelope_crypto::{EnvelopeEncryptor, RsaRecipient, SealOptions, keys::RsaPrivateKey, sign::SigningKey};
 
-#[derive(Debug)]
+/// The program: it has data, and a place to keep backups in.
+#[derive(Debug, Clone)]
 struct App(Arc<dyn Sink>);
 impl fmt::Display for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -16,19 +17,12 @@ impl fmt::Display for App {
 }
 #[async_trait::async_trait]
 impl Dumper for App {
-    async fn probe(&self, _: &Context) -> Result<Probe> {
-        Ok(Probe { engine: "notes".into(), ..Probe::default() })
-    }
     async fn dump(&self, _: &Context, _: &Selection) -> Result<Dump> {
-        let report = Settled::known(DumpReport { engine: "notes".into(), ..DumpReport::default() });
-        Ok(Dump { format: DumpFormat::new("notes"), bytes: ByteStream::once("milk and bread\n"), report })
+        Ok(Dump::of("notes", ByteStream::once("milk and bread\n")))
     }
 }
 #[async_trait::async_trait]
 impl Sink for App {
-    fn limits(&self) -> Limits {
-        self.0.limits()
-    }
     async fn begin(&self, key: &ObjectKey, size_hint: Option<u64>) -> Result<Box<dyn Upload>> {
         println!("writing {key} to {self}");
         self.0.begin(key, size_hint).await
@@ -36,11 +30,9 @@ impl Sink for App {
 }
 /// Seals the notes and stores them; the backup exists once this returns.
 pub async fn back_up(to: storage::Opened, cipher: EnvelopeEncryptor, signer: SigningKey) -> Result<BackedUp> {
-    let (app, encryptor, signer) = (Arc::new(App(to.sink)), Arc::new(cipher), Arc::new(signer));
-    let (dumper, sink, reader) = (app.clone(), app, to.source);
+    let app = App(to.sink);
     // A real program keeps a `Ledger` of what it signed last on its disk.
-    let ledger = Arc::new(MemoryLedger::default());
-    let parts = BackupParts { dumper, encryptor, sink, reader, signer, ledger, catalog: None };
+    let parts = BackupParts::new(app.clone(), cipher, app, to.source, signer, MemoryLedger::default());
     backup(&Context::new(), &parts, BackupRequest::new(RepositoryId::random(), "notes".parse()?)).await
 }
 

@@ -199,6 +199,13 @@ mod tests {
         assert_ne!(rows(1000)[..500], rows(1000)[500..]);
     }
 
+    #[test]
+    fn the_embedding_example_is_short() {
+        let lines = include_str!("../../examples/embed.rs").lines().map(str::trim);
+        let code = lines.filter(|line| !line.is_empty() && !line.starts_with("//")).count();
+        assert!(code < 40, "{code} lines of code");
+    }
+
     #[tokio::test]
     async fn the_embedding_example_backs_up_what_it_says() {
         let folder = tempfile::tempdir().unwrap();

@@ -15,12 +15,16 @@ use crate::stream::{ByteStream, Plain};
 #[async_trait]
 pub trait Dumper: fmt::Debug + Send + Sync {
     /// Connects, checks privileges and tool versions, lists contents, estimates the size. Changes
-    /// nothing.
+    /// nothing. By default nothing is known beforehand: for a program's own data, which needs neither
+    /// a connection nor a tool.
     ///
     /// # Errors
     /// `Unavailable` when the database is down, `Denied` when it refuses the credentials,
     /// `Unsupported` when no fitting tool is installed.
-    async fn probe(&self, cx: &Context) -> Result<Probe>;
+    async fn probe(&self, cx: &Context) -> Result<Probe> {
+        let _ = cx;
+        Ok(Probe::default())
+    }
 
     /// Starts one consistent dump. `Ok` means started; success is the clean end of
     /// [`Dump::bytes`], after which [`Dump::report`] is settled.
@@ -72,6 +76,16 @@ pub struct Dump {
     pub bytes: ByteStream<Plain>,
     /// What is known at the end.
     pub report: Settled<DumpReport>,
+}
+
+impl Dump {
+    /// A dump of a program's own data, of which nothing more is known at the end: `engine` names the
+    /// program, and the shape of the bytes too.
+    #[must_use]
+    pub fn of(engine: &str, bytes: ByteStream<Plain>) -> Self {
+        let report = DumpReport { engine: engine.to_owned(), ..DumpReport::default() };
+        Self { format: DumpFormat::new(engine), bytes, report: Settled::known(report) }
+    }
 }
 
 /// What a dump says of itself; it is kept inside the sealed trailer. Members that a later version

@@ -16,8 +16,10 @@ use crate::stream::{ByteStream, Sealed};
 /// Writes objects, each once. `Display` names the place without a secret.
 #[async_trait]
 pub trait Sink: fmt::Debug + fmt::Display + Send + Sync {
-    /// What the place can hold.
-    fn limits(&self) -> Limits;
+    /// What the place can hold. By default it names no bound and promises nothing.
+    fn limits(&self) -> Limits {
+        Limits { object_len_max: u64::MAX, put_if_absent: false }
+    }
 
     /// Starts an object. Create-only: an object that exists is never replaced. Nothing is visible
     /// until [`Upload::commit`]. `size_hint` is the expected length in bytes, a guess that part

@@ -41,6 +41,28 @@ pub struct BackupParts {
     pub catalog: Option<Arc<dyn Catalog>>,
 }
 
+impl BackupParts {
+    /// These ports, without an index of runs. `reader` reads what `sink` wrote.
+    pub fn new(
+        dumper: impl Dumper + 'static,
+        encryptor: impl Encryptor + 'static,
+        sink: impl Sink + 'static,
+        reader: Arc<dyn Source>,
+        signer: impl Signer + 'static,
+        ledger: impl Ledger + 'static,
+    ) -> Self {
+        Self {
+            dumper: Arc::new(dumper),
+            encryptor: Arc::new(encryptor),
+            sink: Arc::new(sink),
+            reader,
+            signer: Arc::new(signer),
+            ledger: Arc::new(ledger),
+            catalog: None,
+        }
+    }
+}
+
 /// What to back up, and how.
 #[derive(Debug, Clone)]
 pub struct BackupRequest {
