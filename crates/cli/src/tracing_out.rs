@@ -14,7 +14,7 @@ pub(crate) struct ToPrinter(pub(crate) Printer);
 impl Subscriber for ToPrinter {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // What other libraries say of their inner life may quote requests.
-        let ours = ["storage", "dumpers", "envelope_crypto", "backup_core", "notifiers"];
+        let ours = ["cli", "storage", "dumpers", "envelope_crypto", "backup_core", "notifiers"];
         let named = metadata.target().split("::").next().unwrap_or_default();
         ours.contains(&named) && *metadata.level() <= Level::DEBUG
     }
@@ -31,7 +31,11 @@ impl Subscriber for ToPrinter {
         let mut sentence = Sentence::default();
         event.record(&mut sentence);
         let Sentence { message, details } = sentence;
-        if *event.metadata().level() <= Level::WARN {
+        // What a setting names is read again by every run and every look before it.
+        let once = ["cli", "dumpers::secret"].iter().any(|part| event.metadata().target().starts_with(part));
+        if *event.metadata().level() <= Level::WARN && once {
+            self.0.warn_once(&format!("{message}{details}"));
+        } else if *event.metadata().level() <= Level::WARN {
             self.0.warn(&format!("{message}{details}"));
         } else {
             self.0.detail(&format!("{message}{details}"));

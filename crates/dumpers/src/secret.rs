@@ -18,7 +18,7 @@ impl Secret {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// Reads the first line of a password file.
+    /// Reads the first line of a password file; warns where others can read it.
     ///
     /// # Errors
     /// `wrong` of what is said about the file: it cannot be read, or its first line is empty.
@@ -30,6 +30,9 @@ impl Secret {
                 return Err(wrong(what).with_source(error));
             }
         };
+        if let Some(warning) = mode_warning(file) {
+            tracing::warn!("{warning}");
+        }
         match content.lines().next().unwrap_or_default() {
             "" => Err(wrong(format!("{} begins with an empty line", file.display()))),
             line => Ok(Self::new(line)),
@@ -53,6 +56,18 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(hidden)")
     }
+}
+
+/// What is said of a secret's file that others can read or change.
+#[must_use]
+pub(crate) fn mode_warning(file: &Path) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let metadata = std::fs::metadata(file).ok()?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    let path = file.display();
+    (metadata.is_file() && mode & 0o066 != 0).then(|| {
+        format!("{path}: others may read or change this file (mode {mode:04o}); run: chmod 600 {path}")
+    })
 }
 
 /// How a message names a program's argument: the option without its value, which may be a secret.

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::config::FirestoreConfig;
 use super::error::FirestoreError;
-use crate::secret::Secret;
+use crate::secret::{Secret, mode_warning};
 
 /// What the token allows: Firestore, and with `include_auth` the users of Firebase Auth.
 const SCOPES: &str =
@@ -174,17 +174,6 @@ fn read(file: &Path) -> Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(String::with_capacity(8 * 1024));
     opened.take(FILE_MAX).read_to_string(&mut text).map_err(failed)?;
     Ok(text)
-}
-
-/// What is said of a secret's file that others can read or change.
-fn mode_warning(file: &Path) -> Option<String> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let metadata = std::fs::metadata(file).ok()?;
-    let mode = metadata.permissions().mode() & 0o7777;
-    let path = file.display();
-    (metadata.is_file() && mode & 0o066 != 0).then(|| {
-        format!("{path}: others may read or change this file (mode {mode:04o}); run: chmod 600 {path}")
-    })
 }
 
 /// Tokens, renewed in time.
