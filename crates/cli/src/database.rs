@@ -34,8 +34,14 @@ pub(crate) struct Named<'a> {
 /// `Config`, naming the table's key or the flag and never a value.
 pub(crate) fn described<T: DeserializeOwned>(named: Named<'_>) -> Outcome<T> {
     let mut table = named.table.cloned().unwrap_or_default();
+    let mut problems = Vec::new();
     for pair in named.set {
-        set(&mut table, pair)?;
+        if let Err(Failure::Settings(wrong)) = set(&mut table, pair) {
+            problems.extend(wrong);
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Failure::Settings(problems));
     }
     let mut keys = Map::new();
     let ours = |key: &str| key == "url" || !DATABASE_FIELDS.iter().any(|field| field.key == key);
@@ -60,7 +66,10 @@ pub(crate) fn described<T: DeserializeOwned>(named: Named<'_>) -> Outcome<T> {
     }
     let url = if named.table.is_some() { table.text("url") } else { Some(named.text) };
     if let Some(url) = url {
-        for (key, value) in dumpers::keys_of_url(url)? {
+        let keys_of_url = dumpers::keys_of_url(url).map_err(|error| {
+            Failure::usage(named.subject(".url"), error.what(), error.hint().unwrap_or_default())
+        })?;
+        for (key, value) in keys_of_url {
             let value = if key == "path" { beside(&value) } else { value };
             keys.insert(key.to_owned(), json!(value));
         }
@@ -85,15 +94,23 @@ pub(crate) fn described<T: DeserializeOwned>(named: Named<'_>) -> Outcome<T> {
 }
 
 impl Named<'_> {
-    fn wrong(&self, what: String) -> Failure {
-        let subject = match self.table {
+    /// The argument, or the table with this key.
+    fn subject(&self, key: &str) -> String {
+        match self.table {
             Some(_) => {
                 let file = self.file.unwrap_or(Path::new("the configuration"));
-                format!("{}.{} in {}", self.section, self.text, file.display())
+                format!("{}.{}{key} in {}", self.section, self.text, file.display())
             }
             None => self.argument.to_owned(),
-        };
-        Failure::usage(subject, what, "docs/configuration.md lists the keys of each kind of database")
+        }
+    }
+
+    fn wrong(&self, what: String) -> Failure {
+        Failure::usage(
+            self.subject(""),
+            what,
+            "docs/configuration.md lists the keys of each kind of database",
+        )
     }
 }
 
@@ -187,7 +204,7 @@ fn refused(argument: &str, what: &str, hint: &str) -> Failure {
 
 /// What kind of secret a parameter of this name holds, whatever the case and the encoding of its
 /// letters.
-fn secret_of(key: &str) -> Option<&'static str> {
+pub(crate) fn secret_of(key: &str) -> Option<&'static str> {
     // Other spellings of one name: `ssl_password`, `ssl-password`, `%70assword`.
     let letters = |byte: &u8| byte.is_ascii_alphanumeric();
     let name: Vec<u8> = unescaped(key.as_bytes()).into_iter().filter(letters).collect();

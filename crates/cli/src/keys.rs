@@ -14,9 +14,11 @@ use envelope_crypto::recipients::{
 };
 use envelope_crypto::sign::SigningKey;
 
+use crate::checks::Checks;
+use crate::failure::io_error;
 use crate::printer::Printer;
 use crate::secrets;
-use crate::settings::{Kdf, KeyName, PassphraseFrom, Settings};
+use crate::settings::{Kdf, KeyName, PassphraseFrom, SecretKeyFrom, Settings};
 
 /// Rounds of PBKDF2 where that is asked for; the format takes 600,000 to 10,000,000.
 const PBKDF2_ITERATIONS: u32 = 1_000_000;
@@ -89,6 +91,86 @@ pub(crate) fn identities(settings: &Settings, printer: &Printer) -> Result<Vec<A
         printer.warn(&format!("{} is left out: {}", error.subject(), error.what()));
     }
     Ok(identities)
+}
+
+/// Says what is wrong with a public key's file, unless that is a pipe.
+pub(crate) fn check_public(path: &Path) -> Result<()> {
+    match is_file(path)? {
+        true => rsa_recipient(path).map(drop),
+        // What is in a pipe can be read once.
+        false => Ok(()),
+    }
+}
+
+/// Says what is wrong with the recipients, as far as that can be known without asking anybody.
+pub(crate) fn check_recipients(settings: &Settings, checks: &mut Checks) {
+    for name in &settings.recipients {
+        match name {
+            KeyName::File(path) => {
+                checks.keep(&settings.named("keys.recipients"), check_public(path));
+            }
+            other => check_secret(settings, other, checks),
+        }
+    }
+}
+
+/// Says what is wrong with the identities, as far as that can be known without asking anybody.
+pub(crate) fn check_identities(settings: &Settings, checks: &mut Checks) {
+    for name in &settings.identities {
+        let KeyName::File(path) = name else {
+            check_secret(settings, name, checks);
+            continue;
+        };
+        let needed = is_file(path).and_then(|file| match file {
+            false => Ok(false),
+            true => {
+                let subject = path.display().to_string();
+                let file = read_key_file(path).map_err(|e| e.about(&subject))?;
+                needs_passphrase(&file.contents).map_err(|e| e.about(&subject))
+            }
+        });
+        if checks.keep(&settings.named("keys.identities"), needed) == Some(true) {
+            check_secret(settings, &KeyName::Passphrase, checks);
+        }
+    }
+}
+
+fn check_secret(settings: &Settings, name: &KeyName, checks: &mut Checks) {
+    match name {
+        KeyName::Passphrase => match &settings.passphrase {
+            PassphraseFrom::File(path) => {
+                checks.keep(&settings.named("keys.passphrase_file"), is_file(path));
+            }
+            PassphraseFrom::Descriptor(number) => {
+                checks.keep("", secrets::check_descriptor(*number));
+            }
+            PassphraseFrom::Variable(_) | PassphraseFrom::Prompt => {}
+        },
+        KeyName::SecretKey => match &settings.secret_key {
+            Some(SecretKeyFrom::File(path)) => {
+                checks.keep(&settings.named("keys.secret_key_file"), is_file(path));
+            }
+            Some(SecretKeyFrom::Variable(_)) => {}
+            None => {
+                checks.keep("", secret_key(settings).map(drop));
+            }
+        },
+        KeyName::File(_) | KeyName::None => {}
+    }
+}
+
+/// Whether it is a regular file, which can be read more than once.
+fn is_file(path: &Path) -> Result<bool> {
+    let meta = path.metadata().map_err(|e| io_error(path, "read", e))?;
+    if meta.is_dir() {
+        return Err(
+            Error::new(ErrorKind::Config, path.display().to_string(), "is a folder").with_hint("name a file")
+        );
+    }
+    if meta.is_file() {
+        std::fs::File::open(path).map_err(|e| io_error(path, "read", e))?;
+    }
+    Ok(meta.is_file())
 }
 
 /// The passphrase, as a key derivation takes it.

@@ -3,6 +3,7 @@
 
 mod args;
 mod carry;
+mod checks;
 mod commands;
 mod copying;
 mod database;

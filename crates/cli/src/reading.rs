@@ -265,6 +265,11 @@ pub(crate) fn selector(text: &str) -> Outcome<Selector> {
     })
 }
 
+/// The source that a selector names, if it does.
+pub(crate) fn named_source(selector: &Outcome<Selector>) -> Option<&str> {
+    selector.as_ref().ok()?.source().map(backup_core::SourceName::as_str)
+}
+
 /// How old a backup is, for a person.
 pub(crate) fn age(manifest: &Manifest, now: jiff::Timestamp) -> String {
     printer::duration(now.duration_since(manifest.started).as_secs())

@@ -1,7 +1,8 @@
 //! Secrets from where people keep them: a descriptor, a file, a variable, the terminal. Never argv.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use backup_core::{Error, ErrorKind, Result};
@@ -21,10 +22,7 @@ const SECRET_LEN_MAX: u64 = 64 * 1024;
 pub(crate) fn passphrase(from: &PassphraseFrom, what: &str) -> Result<Zeroizing<String>> {
     let (place, text) = match from {
         PassphraseFrom::Descriptor(number) => {
-            // Opening the descriptor's own name reads what it refers to, without touching raw
-            // descriptors, and fails cleanly for one that is not open.
-            let path = format!("/dev/fd/{number}");
-            (format!("--passphrase-fd {number}"), read_file(path.as_ref())?)
+            (format!("--passphrase-fd {number}"), read_descriptor(*number)?)
         }
         PassphraseFrom::File(path) => (path.display().to_string(), read_file(path)?),
         PassphraseFrom::Variable(text) => ("STRONGROOM_PASSPHRASE".to_owned(), text.clone()),
@@ -59,9 +57,47 @@ pub(crate) fn secret_key(from: &SecretKeyFrom) -> Result<Zeroizing<String>> {
     }
 }
 
-/// Reads a file of text that is secret, without one final newline.
+/// Reads what an open descriptor refers to.
+fn read_descriptor(number: i32) -> Result<Zeroizing<String>> {
+    read_text(open_descriptor(number)?, format!("/dev/fd/{number}").as_ref())
+}
+
+/// Says whether a descriptor is open.
+///
+/// # Errors
+/// `Config` when it is not.
+pub(crate) fn check_descriptor(number: i32) -> Result<()> {
+    // This takes nothing out of a pipe.
+    open_descriptor(number).map(drop)
+}
+
+/// Opens the descriptor's own name: that needs no raw descriptor, and fails for one that is not open.
+fn open_descriptor(number: i32) -> Result<File> {
+    File::open(format!("/dev/fd/{number}")).map_err(|_| {
+        let what = "no descriptor of this number is open for reading";
+        Error::new(ErrorKind::Config, format!("flag --passphrase-fd {number}"), what)
+            .with_hint(format!("let the shell open it, as in: strongroom ... {number}<FILE"))
+    })
+}
+
+/// Reads a file of text that is secret, without one final newline; warns where others can read it.
 pub(crate) fn read_file(path: &Path) -> Result<Zeroizing<String>> {
     let file = File::open(path).map_err(|e| io_error(path, "read", e))?;
+    if let Some(warning) = file.metadata().ok().and_then(|meta| mode_warning(path, &meta)) {
+        tracing::warn!("{warning}");
+    }
+    read_text(file, path)
+}
+
+/// What is said of a file with a secret that others can read or change.
+pub(crate) fn mode_warning(path: &Path, meta: &Metadata) -> Option<String> {
+    let (mode, path) = (meta.mode() & 0o7777, path.display());
+    (meta.is_file() && mode & 0o066 != 0).then(|| {
+        format!("{path}: others may read or change this file (mode {mode:04o}); run: chmod 600 {path}")
+    })
+}
+
+fn read_text(file: File, path: &Path) -> Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(String::with_capacity(4096));
     file.take(SECRET_LEN_MAX + 1).read_to_string(&mut text).map_err(|e| match e.kind() {
         std::io::ErrorKind::InvalidData => {

@@ -5,9 +5,10 @@ use clap::Args;
 use dumpers::SourceConfig;
 use dumpers::command::CommandConfig;
 
+use crate::checks::Checks;
 use crate::database::{Named, described, is_name, refuse_password};
 use crate::failure::{Failure, Outcome};
-use crate::settings::{Settings, nearest};
+use crate::settings::{Settings, Table, nearest};
 
 /// How the command line names a source.
 #[derive(Debug, Args)]
@@ -69,47 +70,52 @@ impl SourceArgs {
         self.source.as_deref()
     }
 
-    /// Finds out what is meant.
-    ///
-    /// # Errors
-    /// `Config`, with a suggestion for a name that is nearly one of the configuration.
-    pub(crate) fn resolve(self, settings: &Settings) -> Outcome<Source> {
+    /// Finds out what is meant; with what is wrong, such as a name that is nearly one of the
+    /// configuration, in `checks`.
+    pub(crate) fn resolve(self, settings: &Settings, checks: &mut Checks) -> Option<Source> {
         let text = self.source.clone().unwrap_or_default();
         let table = settings.sources.get(&text);
-        let config = match self.command {
-            true if self.dump_arg.is_empty() && self.set.is_empty() => {
-                SourceConfig::Command(CommandConfig::new(self.argv.clone()))
-            }
-            true => {
-                return Err(Failure::usage(
-                    "flag --command",
-                    "the program's arguments stand after `--`; it takes neither --dump-arg nor --set",
-                    "write a [sources.NAME] table with a command to set more",
-                ));
-            }
-            false => {
-                if table.is_none() {
-                    check_argument(&text, settings)?;
-                }
-                described(Named {
-                    text: &text,
-                    table,
-                    section: "sources",
-                    file: settings.file.as_deref(),
-                    argument: "argument SOURCE",
-                    set: &self.set,
-                    args: &self.dump_arg,
-                })?
-            }
-        };
+        let config = checks.keep("argument SOURCE", self.config(&text, table, settings));
         // What the command line says about tables replaces what the file says.
         let mut selection = Selection { include: self.include, exclude: self.exclude };
         if let Some(table) = table.filter(|_| selection == Selection::default()) {
             selection.include = table.list("include").to_vec();
             selection.exclude = table.list("exclude").to_vec();
         }
-        let default = table.map(|_| text).or_else(|| config.default_name());
-        Ok(Source { name: named(self.name.or(default))?, config, selection })
+        let default = table.map(|_| text).or_else(|| config.as_ref().and_then(SourceConfig::default_name));
+        // Without a source there is nothing to take a name from.
+        if self.name.is_none() && config.is_none() {
+            return None;
+        }
+        let name = checks.keep("flag --name", named(self.name.or(default)));
+        Some(Source { name: name?, config: config?, selection })
+    }
+
+    fn config(&self, text: &str, table: Option<&Table>, settings: &Settings) -> Outcome<SourceConfig> {
+        match self.command {
+            true if self.dump_arg.is_empty() && self.set.is_empty() => {
+                Ok(SourceConfig::Command(CommandConfig::new(self.argv.clone())))
+            }
+            true => Err(Failure::usage(
+                "flag --command",
+                "the program's arguments stand after `--`; it takes neither --dump-arg nor --set",
+                "write a [sources.NAME] table with a command to set more",
+            )),
+            false => {
+                if table.is_none() {
+                    check_argument(text, settings)?;
+                }
+                described(Named {
+                    text,
+                    table,
+                    section: "sources",
+                    file: settings.file.as_deref(),
+                    argument: "argument SOURCE",
+                    set: &self.set,
+                    args: &self.dump_arg,
+                })
+            }
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use storage::{Credentials, Login, StorageConfig};
 
 use crate::failure::{Failure, Outcome};
 use crate::secrets;
-use crate::settings::{Compression, Destination, Environment, Rate, Settings};
+use crate::settings::{Compression, Destination, Environment, Found, Rate, Settings, Value};
 
 /// A destination that was opened.
 #[derive(Debug)]
@@ -45,19 +45,38 @@ pub(crate) fn place(destination: &Destination, env: &Environment) -> Outcome<Pla
         // The whole URL, endpoint and all; it can hold no secret.
         None => destination.url.clone(),
     };
-    let limit = match destination.table.text("upload_limit").map(str::parse) {
-        None => None,
-        Some(Ok(rate)) => Some(rate),
-        Some(Err(what)) => {
-            let table = destination.name.as_deref().unwrap_or_default();
-            return Err(Failure::usage(
-                format!("destinations.{table}.upload_limit"),
-                what,
-                "write a number with KiB, MiB or GiB, such as 10MiB",
-            ));
-        }
-    };
+    let limit = limit(destination)?;
     Ok(Place { ports: storage::open(&config)?, name, limit })
+}
+
+/// Says what is wrong with a destination, as far as that can be known without opening it.
+///
+/// # Errors
+/// As [`place`], but for what only opening finds.
+pub(crate) fn check(destination: &Destination, env: &Environment) -> Outcome {
+    // A pipe gives its bytes once; it is left to the one who needs them.
+    let is_pipe = |found: &Found| match &found.value {
+        Value::Text(path) => Path::new(path).metadata().is_ok_and(|meta| !meta.is_file()),
+        _ => false,
+    };
+    let mut files = destination.table.fields.iter().filter(|(key, _)| key.ends_with("_file"));
+    if files.any(|(_, found)| is_pipe(found)) {
+        StorageConfig::from_url(&destination.url)?;
+    } else {
+        storage_config(destination, env)?;
+    }
+    limit(destination).map(drop)
+}
+
+/// The rate of a destination's own table.
+fn limit(destination: &Destination) -> Outcome<Option<Rate>> {
+    destination.table.text("upload_limit").map(str::parse).transpose().map_err(|what: String| {
+        Failure::usage(
+            format!("destinations.{}.upload_limit", destination.name.as_deref().unwrap_or_default()),
+            what,
+            "write a number with KiB, MiB or GiB, such as 10MiB",
+        )
+    })
 }
 
 /// A secret of a destination's table: the content of the file, or of the variable, that is named there.

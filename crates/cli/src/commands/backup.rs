@@ -15,7 +15,7 @@ use envelope_crypto::sign::SigningKey;
 use serde_json::json;
 
 use super::Surroundings;
-use crate::args::{DestinationsArgs, ReadBackArgs, SealArgs, SecretArgs};
+use crate::args::{DestinationsArgs, ReadBackArgs, SealArgs, SecretArgs, Sets};
 use crate::carry::{self, Several};
 use crate::failure::{Failure, Outcome};
 use crate::settings::{KeyName, Needs, Settings};
@@ -56,9 +56,13 @@ impl Backup {
             recipients: true,
             ..Needs::default()
         };
-        let settings =
-            around.settings(&[&self.destination, &self.seal, &self.secrets, &self.read_back], needs)?;
-        let source = self.source.resolve(&settings)?;
+        let flags: [&dyn Sets; 4] = [&self.destination, &self.seal, &self.secrets, &self.read_back];
+        let (settings, mut checks) = around.checked(&flags, needs)?;
+        let source = self.source.resolve(&settings, &mut checks);
+        if let Some(source) = &source {
+            checks.keep("", wiring::dumper(&source.config));
+        }
+        let source = checks.done(source)?;
         warn_of_private_keys(&around, &settings);
         let done = run(&around, &settings, &source).await?;
         let (document, text) = told(&around, &settings, &done);

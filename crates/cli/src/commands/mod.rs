@@ -27,11 +27,13 @@ use std::sync::Arc;
 use backup_core::Context;
 
 use crate::args::{Command, Sets};
+use crate::checks::Checks;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use crate::printer::Printer;
 use crate::progress::Bar;
 use crate::settings::{Environment, Needs, RawArgs, Settings};
+use crate::{keys, wiring};
 
 /// What every command is given.
 pub(crate) struct Surroundings {
@@ -47,11 +49,25 @@ pub(crate) struct Surroundings {
 
 impl Surroundings {
     /// Resolves the settings of a command from its flags and everything below them.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
     pub(crate) fn settings(&mut self, flags: &[&dyn Sets], needs: Needs<'_>) -> Outcome<Settings> {
+        let (settings, checks) = self.checked(flags, needs)?;
+        checks.done(Some(settings))
+    }
+
+    /// The same for a command that has more to check: the settings as far as they are understood, and
+    /// what is wrong with them and with the keys and destinations that the command needs.
+    ///
+    /// # Errors
+    /// What is wrong, when the configuration file cannot be read.
+    pub(crate) fn checked(&mut self, flags: &[&dyn Sets], needs: Needs<'_>) -> Outcome<(Settings, Checks)> {
         for flags in flags {
             flags.set(&mut self.raw);
         }
-        let settings = Settings::load(&self.raw, &self.env, needs).map_err(Failure::Settings)?;
+        let loaded = Settings::load(&self.raw, &self.env, needs).map_err(Failure::Settings);
+        let (settings, problems) = loaded?;
         self.printer.adopt(settings.json, settings.quiet, settings.verbose);
         for warning in &settings.warnings {
             self.printer.warn(warning);
@@ -59,7 +75,19 @@ impl Surroundings {
         if let Some(file) = &settings.file {
             self.printer.detail(&format!("configuration: {}", file.display()));
         }
-        Ok(settings)
+        let mut checks = Checks::of(problems);
+        if needs.destination {
+            for destination in &settings.destinations {
+                checks.keep(&settings.naming(destination), wiring::check(destination, &self.env));
+            }
+        }
+        if needs.recipients {
+            keys::check_recipients(&settings, &mut checks);
+        }
+        if needs.identity {
+            keys::check_identities(&settings, &mut checks);
+        }
+        Ok((settings, checks))
     }
 
     /// The context with a bar on the terminal, and the bar.

@@ -9,7 +9,7 @@ use dumpers::command::CommandConfig;
 use serde_json::json;
 
 use super::Surroundings;
-use crate::args::{DestinationArgs, IdentityArgs, SecretArgs};
+use crate::args::{DestinationArgs, IdentityArgs, SecretArgs, Sets};
 use crate::database::{Named, described, is_name, refuse_password};
 use crate::failure::{Failure, Outcome};
 use crate::reading::{self, OriginArgs, Reader};
@@ -114,15 +114,19 @@ impl Restore {
 
     /// Runs the command.
     pub(crate) async fn run(self, mut around: Surroundings) -> Outcome {
-        let selector = reading::selector(&self.backup)?;
+        let selector = reading::selector(&self.backup);
         let needs = Needs {
-            source: selector.source().map(backup_core::SourceName::as_str),
+            source: reading::named_source(&selector),
             destination: true,
             identity: true,
             ..Needs::default()
         };
-        let settings = around.settings(&[&self.destination, &self.identity, &self.secrets], needs)?;
-        let restorer = wiring::restorer(&self.target(&settings)?)?;
+        let flags: [&dyn Sets; 3] = [&self.destination, &self.identity, &self.secrets];
+        let (settings, mut checks) = around.checked(&flags, needs)?;
+        let selector = checks.keep("", selector);
+        let target = checks.keep("flag --to", self.target(&settings));
+        let restorer = target.and_then(|target| checks.keep("", wiring::restorer(&target)));
+        let (selector, restorer) = checks.done(selector.zip(restorer))?;
         let mut reader = Reader::open(&around, &settings, &self.origin).await?;
         let at = reader.select(&around, &settings, &selector).await?;
         let decryptor = reading::decryptor(&around, &settings)?;

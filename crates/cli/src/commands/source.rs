@@ -49,9 +49,10 @@ impl SourceCommand {
         let (What::Test(which) | What::Tables(which) | What::Drift(which)) = &self.what;
         let which = which.clone();
         let needs = Needs { source: Some(&which.source), ..Needs::default() };
-        let settings = around.settings(&[], needs)?;
+        let (settings, mut checks) = around.checked(&[], needs)?;
         let label = settings.label(&which.source).map(str::to_owned);
-        let source = SourceArgs::of(which.source, which.name, which.set).resolve(&settings)?;
+        let source = SourceArgs::of(which.source, which.name, which.set).resolve(&settings, &mut checks);
+        let source = checks.done(source)?;
         let dumper = wiring::dumper(&source.config)?;
         let probe = dumper.probe(&around.cx).await.map_err(|error| error.at(Stage::Probe))?;
         let seen = Seen { source, label, probe };

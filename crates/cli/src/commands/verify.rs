@@ -12,7 +12,7 @@ use envelope_crypto::trust::Role;
 use serde_json::json;
 
 use super::Surroundings;
-use crate::args::{DestinationArgs, IdentityArgs, SecretArgs};
+use crate::args::{DestinationArgs, IdentityArgs, SecretArgs, Sets};
 use crate::failure::{Failure, Outcome};
 use crate::reading::{self, OriginArgs, Reader};
 use crate::settings::Needs;
@@ -197,15 +197,18 @@ impl Verify {
 
     /// Runs the command.
     pub(crate) async fn run(self, mut around: Surroundings) -> Outcome {
-        let selector = reading::selector(&self.backup)?;
-        let size = self.sample.as_deref().map(sample_size).transpose()?;
+        let selector = reading::selector(&self.backup);
+        let size = self.sample.as_deref().map(sample_size).transpose();
         let needs = Needs {
-            source: selector.source().map(backup_core::SourceName::as_str),
+            source: reading::named_source(&selector),
             destination: true,
             identity: self.deep,
             ..Needs::default()
         };
-        let settings = around.settings(&[&self.destination, &self.identity, &self.secrets], needs)?;
+        let flags: [&dyn Sets; 3] = [&self.destination, &self.identity, &self.secrets];
+        let (settings, mut checks) = around.checked(&flags, needs)?;
+        let (selector, size) = (checks.keep("", selector), checks.keep("", size));
+        let (selector, size) = checks.done(selector.zip(size))?;
         let mut reader = Reader::open(&around, &settings, &self.origin).await?;
         let at = reader.select(&around, &settings, &selector).await?;
         let source = reader.place.ports.source.clone();

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::database::secret_of;
+
 use super::problem::{Origin, Problem, nearest};
 use super::table::{Field, Kind, NAMED_TABLES, SETTINGS, setting_of};
 
@@ -36,9 +38,48 @@ impl fmt::Display for Value {
     }
 }
 
+impl Value {
+    /// The same as a setting of this kind; a variable and a flag are texts.
+    pub(crate) fn of(&self, kind: Kind) -> Self {
+        match (self, kind) {
+            (Self::Text(text), Kind::Number) => text.parse().map_or_else(|_| self.clone(), Self::Number),
+            (Self::Text(text), Kind::Switch) => switch(text).map_or_else(|| self.clone(), Self::Switch),
+            _ => self.clone(),
+        }
+    }
+
+    /// The same for a program, without the password of a URL.
+    pub(crate) fn for_a_program(&self) -> serde_json::Value {
+        match self {
+            Self::Text(text) => without_password(text).into(),
+            Self::Switch(on) => (*on).into(),
+            Self::Number(number) => (*number).into(),
+            Self::List(list) => list.iter().map(|text| without_password(text)).collect(),
+        }
+    }
+
+    fn holds_a_password(&self) -> bool {
+        let holds = |text: &str| without_password(text) != text;
+        match self {
+            Self::Text(text) => holds(text),
+            Self::List(list) => list.iter().any(|text| holds(text)),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// A switch as a variable or a flag says it.
+pub(super) fn switch(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Some(true),
+        "false" | "no" | "off" | "0" => Some(false),
+        _ => None,
     }
 }
 
@@ -62,14 +103,18 @@ fn without_password(text: &str) -> String {
         .split('&')
         .filter(|pair| !pair.is_empty())
         .map(|pair| match pair.split_once('=') {
-            Some((name, _)) if name.contains("pass") || name.contains("key") || name.contains("token") => {
-                format!("{name}=****")
-            }
+            Some((name, _)) if is_secret(name) => format!("{name}=****"),
             _ => pair.to_owned(),
         })
         .collect();
     let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
     format!("{scheme}://{authority}{path}{query}")
+}
+
+/// Whether a parameter of this name may hold a secret, be it one that is refused.
+fn is_secret(name: &str) -> bool {
+    let keys = ["sig", "account_key", "access_key", "api_key", "apikey"];
+    secret_of(name).is_some() || keys.iter().any(|key| name.eq_ignore_ascii_case(key))
 }
 
 /// A value and where it stands.
@@ -123,14 +168,18 @@ impl Table {
 }
 
 /// A file that was read; an empty one where there is no file.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct File {
     /// Where it lies.
     pub(crate) path: Option<PathBuf>,
+    /// Whether it was there, if it was named, and was TOML.
+    pub(crate) understood: bool,
+    /// What should be said of it although nothing is wrong.
+    pub(crate) warning: Option<String>,
     /// General settings by key.
     pub(crate) settings: BTreeMap<&'static str, Found>,
     /// `[recipients]`: public key files by name.
-    pub(crate) recipients: BTreeMap<String, String>,
+    pub(crate) recipients: BTreeMap<String, Found>,
     /// `[sources.NAME]`.
     pub(crate) sources: BTreeMap<String, Table>,
     /// `[targets.NAME]`.
@@ -139,7 +188,30 @@ pub(crate) struct File {
     pub(crate) destinations: BTreeMap<String, Table>,
 }
 
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            path: None,
+            understood: true,
+            warning: None,
+            settings: BTreeMap::new(),
+            recipients: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            destinations: BTreeMap::new(),
+        }
+    }
+}
+
 impl File {
+    /// Whether a URL in it holds a password or another secret.
+    pub(crate) fn holds_a_password(&self) -> bool {
+        let tables =
+            [&self.sources, &self.targets, &self.destinations].into_iter().flat_map(BTreeMap::values);
+        let fields = tables.flat_map(|table| table.fields.values());
+        self.settings.values().chain(fields).any(|found| found.value.holds_a_password())
+    }
+
     /// Reads the text of a file that lies at `path`; everything wrong is added to `problems`.
     pub(crate) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Self {
         let mut file = Self { path: Some(path.to_owned()), ..Self::default() };
@@ -152,7 +224,8 @@ impl File {
                 format!("not TOML: {}", error.message()),
             ));
         }
-        if errors.is_empty() {
+        file.understood = errors.is_empty();
+        if file.understood {
             reader.document(document.get_ref(), &mut file);
         }
         file
@@ -246,7 +319,7 @@ impl Reader<'_> {
         table
     }
 
-    fn recipients(&mut self, value: &Spanned<DeValue<'_>>) -> BTreeMap<String, String> {
+    fn recipients(&mut self, value: &Spanned<DeValue<'_>>) -> BTreeMap<String, Found> {
         let mut recipients = BTreeMap::new();
         let Some(entries) = value.get_ref().as_table() else {
             self.wrong("recipients", value, "a table of names and public key files");
@@ -254,8 +327,8 @@ impl Reader<'_> {
         };
         for (name, value) in entries {
             let path = format!("recipients.{}", name.get_ref());
-            if let Some(Found { value: Value::Text(text), .. }) = self.value(&path, Kind::Path, value) {
-                recipients.insert(name.get_ref().to_string(), text);
+            if let Some(found) = self.value(&path, Kind::Path, value) {
+                recipients.insert(name.get_ref().to_string(), found);
             }
         }
         recipients
@@ -344,7 +417,7 @@ mod tests {
             file.settings["keys.recipients"].origin,
             Origin::File { path: "/etc/s.toml".into(), line: 4 }
         );
-        assert_eq!(file.recipients["alice"], "/etc/alice.pub.pem");
+        assert_eq!(file.recipients["alice"].value, Value::Text("/etc/alice.pub.pem".into()));
         assert_eq!(file.sources["orders"].list("exclude"), ["log"]);
         assert_eq!(file.destinations["vault"].text("url"), Some("file:///vault"));
     }
@@ -385,6 +458,8 @@ mod tests {
             ("postgres://u@h/d", "postgres://u@h/d"),
             ("postgres://u:hun/ter2@h/d", "postgres://****"),
             ("s3://b/p?endpoint=https://x", "s3://b/p?endpoint=https://x"),
+            ("sftp://u@h/p?key=/k&known_hosts=/h", "sftp://u@h/p?key=/k&known_hosts=/h"),
+            ("mysql://h/d?ssl-Pass%57ord=hunter2", "mysql://h/d?ssl-Pass%57ord=****"),
             ("/a/b", "/a/b"),
         ];
         for (text, shown) in table {

@@ -19,7 +19,9 @@ impl Layers<'_> {
                 ("passphrase", _) => KeyName::Passphrase,
                 ("secret-key", _) => KeyName::SecretKey,
                 ("none", _) if key == "keys.identities" => KeyName::None,
-                (_, Some(path)) if key == "keys.recipients" => KeyName::File(PathBuf::from(path)),
+                (_, Some(Found { value: Value::Text(path), .. })) if key == "keys.recipients" => {
+                    KeyName::File(PathBuf::from(path))
+                }
                 _ => match &origin {
                     Origin::File { path, .. } => KeyName::File(PathBuf::from(beside(path, &name))),
                     _ => KeyName::File(PathBuf::from(name)),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::environment::Environment;
-use super::file::{File, Found, Table, Value};
+use super::file::{File, Found, Table, Value, switch};
 use super::problem::{Origin, Problem};
 use super::resolve::RawArgs;
 use super::table::{Setting, setting_of};
@@ -54,9 +54,9 @@ impl Layers<'_> {
         self.of_source(setting.key).or_else(|| self.file.settings.get(setting.key)).cloned()
     }
 
-    pub(super) fn shown(&self, setting: &'static Setting) -> (&'static Setting, Option<String>, Origin) {
+    pub(super) fn shown(&self, setting: &'static Setting) -> (&'static Setting, Option<Value>, Origin) {
         match self.found(setting) {
-            Some(Found { value, origin }) => (setting, Some(value.to_string()), origin),
+            Some(Found { value, origin }) => (setting, Some(value), origin),
             None => (setting, None, Origin::Default),
         }
     }
@@ -95,14 +95,10 @@ impl Layers<'_> {
         let Some(Found { value, origin }) = self.get(key) else { return default };
         match value {
             Value::Switch(on) => on,
-            Value::Text(text) => match text.to_ascii_lowercase().as_str() {
-                "true" | "yes" | "on" | "1" => true,
-                "false" | "no" | "off" | "0" => false,
-                _ => {
-                    self.wrong(key, &origin, format!("{text:?} is neither true nor false"));
-                    default
-                }
-            },
+            Value::Text(text) => switch(&text).unwrap_or_else(|| {
+                self.wrong(key, &origin, format!("{text:?} is neither true nor false"));
+                default
+            }),
             _ => default,
         }
     }

@@ -36,6 +36,18 @@ impl fmt::Display for Origin {
     }
 }
 
+impl Setting {
+    /// Every way to set it, and its place in the file if it is set there.
+    pub(crate) fn named(&self, origin: &Origin) -> String {
+        let Self { key, flag, variable, .. } = self;
+        let place = match origin {
+            Origin::File { path, line } => format!(" in {}:{line}", path.display()),
+            _ => String::new(),
+        };
+        format!("{key} (flag {flag}, variable {variable}, key {key}{place})")
+    }
+}
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Problem {
@@ -51,13 +63,7 @@ pub(crate) struct Problem {
 impl Problem {
     /// A problem with a declared setting.
     pub(crate) fn of(setting: &Setting, origin: &Origin, what: impl Into<String>) -> Self {
-        let Setting { key, flag, variable, .. } = setting;
-        let place = match origin {
-            Origin::File { path, line } => format!(" in {}:{line}", path.display()),
-            _ => String::new(),
-        };
-        let setting = format!("{key} (flag {flag}, variable {variable}, key {key}{place})");
-        Self { setting, what: what.into(), hint: None }
+        Self { setting: setting.named(origin), what: what.into(), hint: None }
     }
 
     /// A problem with something that only one place can hold.

@@ -12,8 +12,10 @@ This page is written by `strongroom config reference`; a test compares the two.
 Every setting has a flag, a variable and a key. The command line wins over the environment, the
 environment over the file; within the file a `[sources.NAME]` table wins over the general settings.
 A switch that is `true` below can be made `false` above, as in `--verify=false` or
-`STRONGROOM_VERIFY=false`. Every problem is reported at once, with the name of the setting.
-`strongroom config show` prints every value and where it came from.
+`STRONGROOM_VERIFY=false`. Every problem is reported at once, with the name of the setting, before
+anything is done. `strongroom config show` checks and prints every value, source, target,
+destination and key, without connecting to anybody and without secrets; `--origin` adds where each
+came from. It prints also what is wrong, and then exits with code 2.
 
 The file is the one named by `--config` or `STRONGROOM_CONFIG`, or else the first of
 `./strongroom.toml`, `~/.config/strongroom/strongroom.toml` (`$XDG_CONFIG_HOME` is obeyed) and
@@ -30,6 +32,10 @@ No secret is ever read from the command line. A passphrase is taken from the fir
 `keys.passphrase_file`, and the terminal. A secret key (256 bits in base64, as from
 `openssl rand -base64 32`) is taken from `--secret-key-file`, `STRONGROOM_ENCRYPTION_KEY_FILE`,
 `STRONGROOM_ENCRYPTION_KEY`, `ENCRYPTION_KEY`, `keys.secret_key_file`.
+
+A file with a secret that group or others can read or change is used with a warning: make it
+readable for its owner alone (`chmod 600 FILE`). The same holds for a configuration file when a URL
+in it holds a password.
 ";
 
 /// The whole page, in Markdown.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use backup_core::RepositoryId;
 use envelope_crypto::sign::VerifyingKey;
 
+use crate::secrets::mode_warning;
+
 use super::environment::Environment;
 use super::file::{File, Found, Table, Value};
 use super::layers::{Layers, beside};
@@ -105,22 +107,43 @@ pub(crate) struct Settings {
     pub(crate) targets: BTreeMap<String, Table>,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
+    /// `[recipients]`: public key files by name.
+    pub(crate) names: BTreeMap<String, Found>,
     /// Every declared setting with its value, if any, and where it came from.
-    pub(crate) shown: Vec<(&'static Setting, Option<String>, Origin)>,
+    pub(crate) shown: Vec<(&'static Setting, Option<Value>, Origin)>,
     /// What should be said although nothing is wrong.
     pub(crate) warnings: Vec<String>,
 }
 
 impl Settings {
     /// Reads the file that the command line or the environment names, or the first of the usual
-    /// places, and resolves everything.
+    /// places, and resolves everything as far as it is understood; answers every problem beside it.
     ///
     /// # Errors
-    /// Every problem there is.
-    pub(crate) fn load(args: &RawArgs, env: &Environment, needs: Needs<'_>) -> Result<Self, Vec<Problem>> {
+    /// Every problem there is, when the file itself cannot be read: what it names is not known then.
+    pub(crate) fn load(
+        args: &RawArgs,
+        env: &Environment,
+        needs: Needs<'_>,
+    ) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
         let mut problems = Vec::new();
         let file = read_file(args, env, &mut problems);
-        Self::resolve(args, env, &file, needs, problems)
+        let (settings, problems) = Self::understood(args, env, &file, needs, problems);
+        if file.understood { Ok((settings, problems)) } else { Err(problems) }
+    }
+
+    /// A setting with every way to set it, and its place in the file if it is set there.
+    pub(crate) fn named(&self, key: &str) -> String {
+        let shown = self.shown.iter().find(|(setting, _, _)| setting.key == key);
+        shown.map_or_else(|| key.to_owned(), |(setting, _, origin)| setting.named(origin))
+    }
+
+    /// What names a destination: its table's key, or the setting.
+    pub(crate) fn naming(&self, destination: &Destination) -> String {
+        match (&destination.name, destination.table.fields.get("url")) {
+            (Some(name), Some(url)) => format!("destinations.{name}.url in {}", url.origin),
+            _ => self.named("destination"),
+        }
     }
 
     /// The destination that an argument names.
@@ -143,13 +166,13 @@ impl Settings {
         self.sources.get(source)?.text("label")
     }
 
-    fn resolve(
+    fn understood(
         args: &RawArgs,
         env: &Environment,
         file: &File,
         needs: Needs<'_>,
         problems: Vec<Problem>,
-    ) -> Result<Self, Vec<Problem>> {
+    ) -> (Self, Vec<Problem>) {
         let source = needs.source.and_then(|name| file.sources.get(name));
         let mut layers = Layers { args, env, file, source, problems };
         let no_encryption = layers.no_encryption();
@@ -180,10 +203,11 @@ impl Settings {
             sources: file.sources.clone(),
             targets: file.targets.clone(),
             file: file.path.clone(),
+            names: file.recipients.clone(),
             shown: SETTINGS.iter().map(|setting| layers.shown(setting)).collect(),
-            warnings: env.strangers(),
+            warnings: env.strangers().into_iter().chain(file.warning.clone()).collect(),
         };
-        if layers.problems.is_empty() { Ok(settings) } else { Err(layers.problems) }
+        (settings, layers.problems)
     }
 }
 
@@ -210,7 +234,12 @@ fn read_file(args: &RawArgs, env: &Environment, problems: &mut Vec<Problem>) -> 
     };
     let Some(path) = path else { return File::default() };
     match std::fs::read_to_string(&path) {
-        Ok(text) => File::parse(&path, &text, problems),
+        Ok(text) => {
+            let mut file = File::parse(&path, &text, problems);
+            let meta = path.metadata().ok().filter(|_| file.holds_a_password());
+            file.warning = meta.and_then(|meta| mode_warning(&path, &meta));
+            file
+        }
         Err(error) => {
             problems.push(
                 Problem::at(
@@ -219,7 +248,7 @@ fn read_file(args: &RawArgs, env: &Environment, problems: &mut Vec<Problem>) -> 
                 )
                 .with_hint("name a file that exists and that you may read"),
             );
-            File::default()
+            File { understood: false, ..File::default() }
         }
     }
 }

@@ -36,7 +36,8 @@ fn resolve(
     text: &str,
     needs: Needs<'_>,
 ) -> Result<Settings, Vec<Problem>> {
-    Settings::resolve(args, env, &file(text), needs, Vec::new())
+    let (settings, problems) = Settings::understood(args, env, &file(text), needs, Vec::new());
+    if problems.is_empty() { Ok(settings) } else { Err(problems) }
 }
 
 /// One row for each setting: a value for the file, the environment and the command line.
@@ -78,7 +79,7 @@ fn the_command_line_wins_over_the_environment_over_the_file_for_every_setting() 
         let value = |args: &RawArgs, env: &Environment| {
             let settings = resolve(args, env, &toml, Needs::default()).unwrap_or_else(|p| panic!("{p:?}"));
             let row = settings.shown.into_iter().find(|row| row.0.key == setting.key).unwrap();
-            (row.1.unwrap(), row.2)
+            (row.1.unwrap().to_string(), row.2)
         };
         let (shown, origin) = value(&none, &bare);
         assert!(shown.contains(in_file) && matches!(origin, Origin::File { .. }), "{setting:?}: {shown}");

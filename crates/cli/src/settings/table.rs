@@ -573,7 +573,8 @@ pub(crate) const DESTINATION_FIELDS: &[Field] = &[
         "url",
         Kind::Text,
         "The place: a path, `file:///path`, `s3://bucket/prefix?endpoint=...&region=...`, `gs://bucket/prefix`, \
-         `azblob://container/prefix?account=...`, `sftp://user@host/path?key=...&known_hosts=...` or `webdavs://user@host/path`.",
+         `azblob://container/prefix?account=...`, `sftp://user@host/path?key=...&known_hosts=...` or `webdavs://user@host/path`. \
+         [storage.md](storage.md) lists the parameters; for S3 among them `endpoint`, `region` (also `auto`), `path_style` and `ca_file`.",
     ),
     field(
         "upload_limit",

@@ -57,6 +57,58 @@ fn a_passphrase_is_taken_from_a_file_a_variable_or_a_descriptor() {
     assert_eq!(by_fd.stdout, b"data");
 }
 
+#[test]
+fn a_descriptor_that_is_not_open_and_a_pair_without_files_are_refused_by_name() {
+    let lab = Lab::with_keys();
+    for number in ["9", "3"] {
+        let open = ["open", "-i", "passphrase", "--passphrase-fd", number, "key.pem"];
+        lab.run(open).fails(2, &format!("flag --passphrase-fd {number}: no descriptor of this number"));
+    }
+    for name in ["-", "..", "/"] {
+        lab.run(["keygen", "--no-passphrase", "--bits", "2048", "-o", name]).fails(2, "flag --output");
+    }
+    assert_eq!(lab.tree(""), ["key.pem", "key.pub.pem"]);
+}
+
+/// A secret that others can read is used, and said; one that they cannot is used without a word.
+#[test]
+fn a_file_with_a_secret_that_others_can_read_is_told() {
+    let lab = Lab::new();
+    let secret = |name: &str, content: &str, mode: u32| {
+        let path = lab.write(name, content);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n";
+    let warned = |mode: u32, args: &[&str], name: &str| {
+        let ran = lab.run_with(b"x", args.iter().copied());
+        let said = format!(
+            "warning: {name}: others may read or change this file (mode {mode:04o}); run: chmod 600 {name}\n"
+        );
+        let count = ran.stderr.matches(&said).count();
+        assert_eq!(count, usize::from(mode != 0o600), "{mode:o} {args:?}: {}", ran.stderr);
+    };
+    for mode in [0o600, 0o640, 0o604] {
+        secret("pass", "correct horse\n", mode);
+        warned(mode, &["seal", "-r", "passphrase", "--allow-symmetric", "--passphrase-file", "pass"], "pass");
+        secret("key", key, mode);
+        warned(mode, &["seal", "-r", "secret-key", "--allow-symmetric", "--secret-key-file", "key"], "key");
+        // A database's password, and a destination's; nobody answers at these addresses.
+        secret("password", "hunter2\n", mode);
+        let set = ["--set", "password_file=password"];
+        for url in ["mysql://u@127.0.0.1:1/d", "redis://u@127.0.0.1:1", "mongodb://u@127.0.0.1:1/d"] {
+            warned(mode, &[&["source", "test", url], &set[..]].concat(), "password");
+        }
+        secret(
+            "s.toml",
+            "[destinations.dav]\nurl = \"http://u@127.0.0.1:1/x\"\npassword_file = \"password\"\n",
+            0o644,
+        );
+        warned(mode, &["--config", "s.toml", "list", "-d", "dav"], "password");
+        secret("s.toml", "[sources.shop]\nurl = \"postgres://u:hunter2@h/d\"\n", mode);
+        warned(mode, &["--config", "s.toml", "config", "show"], "s.toml");
+    }
+}
+
 /// One passphrase is given, and it is that of one identity: the others do not stand in its way.
 #[test]
 fn a_key_that_does_not_open_is_left_out_when_another_identity_remains() {

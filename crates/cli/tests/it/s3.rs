@@ -45,6 +45,21 @@ fn both_databases_through_s3s() {
     sqlite_and_postgres("S3S");
 }
 
+/// A store that is not Amazon's is described in the URL alone.
+#[test]
+fn the_url_says_how_a_store_wants_to_be_asked() {
+    for which in ["RGW", "S3S"] {
+        let (lab, url) = place(which);
+        lab.database("app.db", 10);
+        let url = format!("{url}&region=auto&path_style=true");
+        lab.run(["backup", "sqlite:app.db", "-d", &url, "-r", "key.pub.pem"]).ok();
+        lab.run(["verify", "app@latest", "-d", &url]).ok();
+        let wrong = format!("{url}x&path_style=maybe&ca_file=");
+        let told = lab.run(["list", "-d", &wrong]).fails(2, "path_style");
+        assert!(told.stderr.contains("ca_file"), "{}", told.stderr);
+    }
+}
+
 #[test]
 fn refused_credentials_and_a_missing_bucket_are_told() {
     let (mut lab, url) = place("RGW");
