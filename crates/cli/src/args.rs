@@ -34,13 +34,13 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "FOLDER")]
     state_dir: Option<String>,
     /// Print results and errors as JSON
-    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", overrides_with = "json")]
     json: Option<String>,
     /// Say nothing but results, warnings and errors
-    #[arg(short, long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(short, long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", overrides_with = "quiet")]
     quiet: Option<String>,
     /// Say more
-    #[arg(short, long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(short, long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", overrides_with = "verbose")]
     verbose: Option<String>,
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use backup_core::{ByteStream, Error, ErrorKind, Plain, Result, Sealed};
@@ -10,6 +11,7 @@ use futures::Stream;
 use tokio::sync::mpsc;
 
 use crate::failure::io_error;
+use crate::output::{closed, was_closed};
 
 /// Bytes of one chunk.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -34,9 +36,14 @@ impl Input {
     /// Opens the file.
     ///
     /// # Errors
-    /// Those of the file system; `Config` for a folder.
+    /// Those of the file system; `Config` for a folder, and for stdin when it is closed.
     pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else {
+            let stdin = io::stdin().as_fd().try_clone_to_owned();
+            let stdin = stdin.map_err(|e| io_error("standard input".as_ref(), "open", e))?;
+            if was_closed(&File::from(stdin)) {
+                return Err(closed("input", "</dev/null is an empty input"));
+            }
             return Ok(Self { reader: Reader::Stdin, name: "standard input".to_owned(), len: None });
         };
         let file = File::open(path).map_err(|e| io_error(path, "read", e))?;

@@ -1,28 +1,53 @@
-//! Where a command's bytes go: a file that appears only when it is whole, or stdout.
+//! Where a command's bytes go: a file that appears only when it is whole, a device, or stdout.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use backup_core::{ByteStream, Context, Error, ErrorKind, Result};
+use backup_core::{ByteStream, Context, Error, ErrorKind, Result, Sha256Digest};
 use bytes::Bytes;
+use rustix::fs::OFlags;
+use sha2::{Digest as _, Sha256};
 
 use crate::failure::{Failure, Outcome, io_error};
 use crate::state::durable::sync_folder;
 
-/// A file under a temporary name, or stdout. Dropped without [`Output::finish`] it leaves no file.
+/// A file under a temporary name, a device, or stdout. Dropped without [`Output::finish`] it leaves no
+/// file.
 #[derive(Debug)]
 pub(crate) struct Output {
     inner: Inner,
+    /// The digest of what was written, where somebody wants to know.
+    hash: Option<Sha256>,
 }
 
 #[derive(Debug)]
 enum Inner {
-    File { file: Arc<File>, temporary: PathBuf, path: PathBuf, force: bool },
-    Stdout { file: Arc<File>, terminal: bool },
+    File {
+        file: Arc<File>,
+        temporary: PathBuf,
+        path: PathBuf,
+        force: bool,
+    },
+    /// What takes bytes as they come; `name` is for messages.
+    Open {
+        file: Arc<File>,
+        name: PathBuf,
+        terminal: bool,
+        stdout: bool,
+    },
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// How many bytes.
+    pub(crate) bytes: u64,
+    /// Their SHA-256, if it was asked for.
+    pub(crate) sha256: Option<Sha256Digest>,
 }
 
 /// What a person at a terminal would be shown.
@@ -35,24 +60,31 @@ pub(crate) enum Content {
 }
 
 impl Output {
-    /// The file at `path` (`-` and `None` are stdout). `force` replaces a file that is there.
+    /// The file at `path` (`-`, `/dev/stdout` and `None` are stdout). `force` replaces a file that is there.
     ///
     /// # Errors
-    /// `Conflict` when the file is there, `Config` when binary would go to a terminal.
+    /// `Conflict` when the file is there, `Config` when binary would go to a terminal or stdout is
+    /// closed.
     pub(crate) fn open(path: Option<&Path>, force: bool, content: Content) -> Result<Self> {
-        let Some(path) = path.filter(|path| *path != Path::new("-")) else {
-            let terminal = io::stdout().is_terminal();
-            if terminal && content == Content::Sealed {
-                return Err(binary());
-            }
+        let is_stdout = |path: &&Path| [Path::new("-"), Path::new("/dev/stdout")].contains(path);
+        let Some(path) = path.filter(|path| !is_stdout(path)) else {
             // The descriptor itself: the standard library's stdout looks for line ends in every chunk.
             let stdout = io::stdout().as_fd().try_clone_to_owned();
             let stdout = stdout.map_err(|e| io_error("standard output".as_ref(), "open", e))?;
-            return Ok(Self { inner: Inner::Stdout { file: Arc::new(File::from(stdout)), terminal } });
+            let stdout = File::from(stdout);
+            if was_closed(&stdout) {
+                return Err(closed("output", "-o /dev/null throws what is written away"));
+            }
+            return Self::of_open(stdout, "standard output".into(), true, content);
         };
+        // Nothing of a device is replaced, so it takes bytes as stdout does.
+        if path.metadata().is_ok_and(|meta| meta.file_type().is_char_device()) {
+            let device = OpenOptions::new().write(true).open(path).map_err(|e| io_error(path, "open", e))?;
+            return Self::of_open(device, path.to_owned(), false, content);
+        }
         match path.symlink_metadata() {
             Ok(_) if !force => return Err(exists(path)),
-            // Replacing a device, a pipe or a link is never what --force means.
+            // Replacing a pipe or a link is never what --force means.
             Ok(meta) if !meta.is_file() => {
                 return Err(Error::new(
                     ErrorKind::Conflict,
@@ -79,46 +111,73 @@ impl Output {
         // Held while this process writes; without locks on this file system nothing is ever removed.
         let _ = file.try_lock();
         let file = Arc::new(file);
-        Ok(Self { inner: Inner::File { file, temporary, path: path.to_owned(), force } })
+        Ok(Self { inner: Inner::File { file, temporary, path: path.to_owned(), force }, hash: None })
+    }
+
+    fn of_open(file: File, name: PathBuf, stdout: bool, content: Content) -> Result<Self> {
+        let terminal = file.is_terminal();
+        if terminal && content == Content::Sealed {
+            return Err(binary());
+        }
+        Ok(Self { inner: Inner::Open { file: Arc::new(file), name, terminal, stdout }, hash: None })
+    }
+
+    /// The same, which also answers the digest of what was written.
+    pub(crate) fn hashed(mut self, wanted: bool) -> Self {
+        self.hash = wanted.then(Sha256::new);
+        self
     }
 
     /// Whether a person sees the bytes, so that nothing else may be drawn between them.
     pub(crate) fn is_terminal(&self) -> bool {
-        matches!(self.inner, Inner::Stdout { terminal: true, .. })
+        matches!(self.inner, Inner::Open { terminal: true, .. })
     }
 
-    /// Writes every chunk to the clean end and publishes; answers the number of bytes. On any error
-    /// no file appears, and what went to stdout is not whole. Ends when the run is cancelled, also
-    /// where nothing comes or nobody reads.
-    pub(crate) async fn take<Kind>(mut self, cx: &Context, mut bytes: ByteStream<Kind>) -> Outcome<u64> {
+    /// Whether the bytes go to stdout, where then nothing else belongs.
+    pub(crate) fn is_stdout(&self) -> bool {
+        matches!(self.inner, Inner::Open { stdout: true, .. })
+    }
+
+    /// Writes every chunk to the clean end and publishes. On any error no file appears, and what went
+    /// to stdout or a device is not whole. Ends when the run is cancelled, also where nothing comes or
+    /// nobody reads.
+    pub(crate) async fn take<Kind>(mut self, cx: &Context, mut bytes: ByteStream<Kind>) -> Outcome<Written> {
         let mut total = 0;
         while let Some(chunk) = unless_cancelled(cx, bytes.next()).await? {
             let chunk = chunk?;
             total += chunk.len() as u64;
             self.write(cx, chunk).await?;
         }
+        let sha256 = self.hash.take().map(|hash| Sha256Digest(hash.finalize().into()));
         self.finish()?;
-        Ok(total)
+        Ok(Written { bytes: total, sha256 })
     }
 
     async fn write(&mut self, cx: &Context, chunk: Bytes) -> Outcome {
         let (file, path) = match &mut self.inner {
             Inner::File { file, path, .. } => (Arc::clone(file), path.as_path()),
-            Inner::Stdout { file, terminal } => {
+            Inner::Open { file, name, terminal, .. } => {
                 // The beginning decides: a later chunk may begin within a character.
                 if std::mem::take(terminal) && !is_text(&chunk) {
                     return Err(binary().into());
                 }
-                (Arc::clone(file), Path::new("standard output"))
+                (Arc::clone(file), name.as_path())
             }
         };
+        let hash = self.hash.take();
         // A thread that waits for somebody to read cannot be stopped; it is left to the end of the
         // process.
-        let writing = tokio::task::spawn_blocking(move || (&*file).write_all(&chunk));
+        let writing = tokio::task::spawn_blocking(move || {
+            let hash = hash.map(|hash| hash.chain_update(&chunk));
+            (&*file).write_all(&chunk).map(|()| hash)
+        });
         match unless_cancelled(cx, writing).await? {
             Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ClosedPipe),
             Ok(Err(error)) => Err(io_error(path, "write", error).into()),
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(hash)) => {
+                self.hash = hash;
+                Ok(())
+            }
             Err(_) => Err(Error::bug("the writing thread died").into()),
         }
     }
@@ -165,6 +224,26 @@ pub(crate) async fn unless_cancelled<T>(cx: &Context, work: impl Future<Output =
     }
 }
 
+/// Whether a standard stream was closed when the program began. The standard library then opens
+/// `/dev/null` for reading and writing in its place, which shells, systemd and others do not do when
+/// they are told to use it. Some do (daemon(3), Python's `DEVNULL`); they cannot be told apart.
+pub(crate) fn was_closed(stream: &File) -> bool {
+    let null = || Some(stream.metadata().ok()?.rdev() == Path::new("/dev/null").metadata().ok()?.rdev());
+    let is_device = stream.metadata().is_ok_and(|meta| meta.file_type().is_char_device());
+    let both = rustix::fs::fcntl_getfl(stream).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR);
+    is_device && both && null() == Some(true)
+}
+
+/// What is said of a standard stream that was closed.
+pub(crate) fn closed(stream: &str, otherwise: &str) -> Error {
+    Error::new(
+        ErrorKind::Config,
+        format!("standard {stream}"),
+        "closed, or /dev/null opened for reading and writing, which looks the same",
+    )
+    .with_hint(format!("redirect it or name a file; {otherwise}"))
+}
+
 /// Removes what killed processes left under temporary names for this file: it may be plaintext.
 fn remove_leftovers(path: &Path, name: &str) {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -175,10 +254,9 @@ fn remove_leftovers(path: &Path, name: &str) {
         });
         let writer =
             number.and_then(|number| number.parse::<i32>().ok()).and_then(rustix::process::Pid::from_raw);
-        let ours = entry.metadata().is_ok_and(|meta| {
-            meta.is_file()
-                && std::os::unix::fs::MetadataExt::uid(&meta) == rustix::process::geteuid().as_raw()
-        });
+        let ours = entry
+            .metadata()
+            .is_ok_and(|meta| meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw());
         // Between its creation and its lock a file is told by its process alone.
         let alive = writer.is_none_or(|pid| rustix::process::test_kill_process(pid).is_ok());
         if ours && !alive && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
@@ -269,8 +347,8 @@ mod tests {
         let cx = Context::new();
         let first = Output::open(Some(&path), false, Content::Plain).unwrap();
         let racing = Output::open(Some(&folder.path().join("other")), false, Content::Plain).unwrap();
-        assert_eq!(first.take(&cx, ByteStream::once("one")).await.unwrap(), 3);
-        assert_eq!(racing.take(&cx, ByteStream::once("two")).await.unwrap(), 3);
+        assert_eq!(first.take(&cx, ByteStream::once("one")).await.unwrap().bytes, 3);
+        assert_eq!(racing.take(&cx, ByteStream::once("two")).await.unwrap().bytes, 3);
         assert_eq!(Output::open(Some(&path), false, Content::Plain).unwrap_err().kind(), ErrorKind::Conflict);
         let forced = Output::open(Some(&path), true, Content::Plain).unwrap();
         forced.take(&cx, ByteStream::once("three")).await.unwrap();

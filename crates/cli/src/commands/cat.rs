@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use backup_core::pipeline;
 use clap::Args;
+use serde_json::json;
 
 use super::Surroundings;
-use crate::args::{DestinationArgs, IdentityArgs, SecretArgs};
+use crate::args::{DestinationArgs, IdentityArgs, SecretArgs, Sets};
 use crate::export::{self, Export};
 use crate::failure::Outcome;
 use crate::output::{Content, Output};
@@ -41,15 +42,20 @@ pub(crate) struct Cat {
 impl Cat {
     /// Runs the command.
     pub(crate) async fn run(self, mut around: Surroundings) -> Outcome {
-        let selector = reading::selector(&self.backup)?;
+        let selector = reading::selector(&self.backup);
         let needs = Needs {
-            source: selector.source().map(backup_core::SourceName::as_str),
+            source: reading::named_source(&selector),
             destination: true,
             identity: true,
             ..Needs::default()
         };
-        let settings = around.settings(&[&self.destination, &self.identity, &self.secrets], needs)?;
+        let flags: [&dyn Sets; 3] = [&self.destination, &self.identity, &self.secrets];
+        let (settings, mut checks) = around.checked(&flags, needs)?;
+        let selector = checks.keep("", selector);
+        let selector = checks.done(selector)?;
         let output = Output::open(self.output.as_deref(), self.force, Content::Plain)?;
+        let told = around.printer.json() && !output.is_stdout();
+        let output = output.hashed(told);
         let mut reader = Reader::open(&around, &settings, &self.origin).await?;
         let at = reader.select(&around, &settings, &selector).await?;
         let decryptor = reading::decryptor(&around, &settings)?;
@@ -65,6 +71,14 @@ impl Cat {
         };
         let written = output.take(&cx, bytes).await;
         bar.done();
-        written.map(drop)
+        let written = written?;
+        if !told {
+            return Ok(());
+        }
+        let document = json!({
+            "written": self.output, "bytes": written.bytes, "sha256": written.sha256,
+            "backup": super::show::document(&opened.manifest), "report": opened.dump.report.get(),
+        });
+        around.printer.result(&document, "")
     }
 }

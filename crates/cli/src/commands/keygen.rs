@@ -33,6 +33,13 @@ impl Keygen {
     /// Runs the command.
     pub(crate) fn run(self, mut around: Surroundings) -> Outcome {
         let settings = around.settings(&[&self.secrets], Needs::default())?;
+        if self.output.file_name().is_none() || self.output == Path::new("-") {
+            return Err(Failure::usage(
+                "flag --output",
+                format!("{:?} names no file; a key pair is two files", self.output),
+                "name the private key's file, as in -o key.pem",
+            ));
+        }
         let public = public_name(&self.output);
         for path in [&self.output, &public] {
             if path.symlink_metadata().is_ok() {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use backup_core::{Expected, Opening};
 use clap::Args;
+use serde_json::json;
 
 use super::Surroundings;
 use crate::args::{IdentityArgs, SecretArgs};
@@ -35,9 +36,12 @@ impl Open {
     /// Runs the command.
     pub(crate) async fn run(self, mut around: Surroundings) -> Outcome {
         let needs = Needs { identity: true, ..Needs::default() };
-        let settings = around.settings(&[&self.identity, &self.secrets], needs)?;
-        let input = Input::open(self.file.as_deref())?;
+        let (settings, mut checks) = around.checked(&[&self.identity, &self.secrets], needs)?;
+        let input = checks.keep("", Input::open(self.file.as_deref()));
+        let input = checks.done(input)?;
         let output = Output::open(self.output.as_deref(), self.force, Content::Plain)?;
+        let told = around.printer.json() && !output.is_stdout();
+        let output = output.hashed(told);
         let decryptor = wiring::envelope_decryptor(&settings, keys::identities(&settings, &around.printer)?);
         let (cx, bar) = around.watched_beside(&output);
         let opening = Opening { sealed: input.sealed(), expected: Expected::default() };
@@ -49,8 +53,17 @@ impl Open {
         }
         let written = output.take(&cx, wiring::counted(&cx, None, envelope.opened.bytes)).await;
         bar.done();
-        let bytes = written?;
-        around.printer.say(&format!("intact, origin unknown: {}", printer::bytes(bytes)));
-        Ok(())
+        let written = written?;
+        around.printer.say(&format!("intact, origin unknown: {}", printer::bytes(written.bytes)));
+        if !told {
+            return Ok(());
+        }
+        let header = envelope.head.header();
+        let document = json!({
+            "opened": self.output, "origin": "unknown", "id": header.id, "recipients": header.recipients(),
+            "encrypted": header.is_encrypted(), "bytes": written.bytes, "sha256": written.sha256,
+            "head_sha256": envelope.head.sha256(), "report": envelope.opened.report.get(),
+        });
+        around.printer.result(&document, "")
     }
 }

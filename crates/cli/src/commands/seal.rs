@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use backup_core::{BackupId, DumpReport, Settled};
+use backup_core::{BackupId, DumpReport, Error, Sealing, Settled};
 use clap::Args;
+use serde_json::json;
 
 use super::Surroundings;
 use crate::args::{SealArgs, SecretArgs};
@@ -34,17 +35,34 @@ impl Seal {
     /// Runs the command.
     pub(crate) async fn run(self, mut around: Surroundings) -> Outcome {
         let needs = Needs { recipients: true, ..Needs::default() };
-        let settings = around.settings(&[&self.seal, &self.secrets], needs)?;
+        let (settings, mut checks) = around.checked(&[&self.seal, &self.secrets], needs)?;
+        let input = checks.keep("", Input::open(self.file.as_deref()));
+        let input = checks.done(input)?;
         let recipients = keys::recipients(&settings, &around.printer)?;
-        let input = Input::open(self.file.as_deref())?;
         let output = Output::open(self.output.as_deref(), self.force, Content::Sealed)?;
+        let told = around.printer.json() && !output.is_stdout();
+        let output = output.hashed(told);
         let encryptor = wiring::encryptor(&settings, recipients, input.len())?;
         let report = DumpReport { engine: "file".to_owned(), ..DumpReport::default() };
         let (cx, bar) = around.watched_beside(&output);
         let plain = wiring::counted(&cx, input.len(), input.plain());
-        let sealing = encryptor.seal(&BackupId::random(), plain, Settled::known(report)).await?;
-        let written = output.take(&cx, sealing.bytes).await;
+        let id = BackupId::random();
+        let Sealing { bytes, summary } = encryptor.seal(&id, plain, Settled::known(report)).await?;
+        let written = output.take(&cx, bytes).await;
         bar.done();
-        written.map(drop)
+        let written = written?;
+        match summary.get() {
+            _ if !told => Ok(()),
+            None => Err(Error::bug("an envelope ended without a summary").into()),
+            Some(summary) => {
+                let document = json!({
+                    "sealed": self.output, "id": id, "recipients": encryptor.recipients(),
+                    "encrypted": !settings.no_encryption, "source_len": summary.source_len,
+                    "object_len": written.bytes, "sha256": written.sha256, "head_sha256": summary.head_sha256,
+                    "tree_root": summary.tree_root,
+                });
+                around.printer.result(&document, "")
+            }
+        }
     }
 }

@@ -186,10 +186,77 @@ fn the_readers_of_the_documentation_replace_nothing_and_tell_of_no_encryption() 
     assert!(told.stderr.contains("the file is NOT encrypted"), "{}", told.stderr);
 }
 
+/// A script learns what it has got without reading it; where the data itself is on stdout, nothing else is.
+#[test]
+fn results_are_json_when_asked_for_and_data_is_not_on_stdout() {
+    let lab = Lab::with_keys();
+    lab.write("in", "notes\n");
+    let sealed = lab.run(["--json", "seal", "-r", "key.pub.pem", "-o", "f", "in"]).ok().json();
+    let sha256 = |name: &str| backup_core::Sha256Digest::of(&lab.read(name)).to_string();
+    assert_eq!((&sealed["sealed"], &sealed["encrypted"]), (&"f".into(), &true.into()));
+    assert_eq!((&sealed["source_len"], &sealed["object_len"]), (&6.into(), &lab.read("f").len().into()));
+    assert_eq!(sealed["sha256"], sha256("f"));
+    assert_eq!(sealed["recipients"][0]["type"], "rsa-oaep-sha256");
+    assert_eq!(sealed["tree_root"].as_str().unwrap().len(), 64);
+
+    let opened = lab.run(["--json", "open", "-i", "key.pem", "-o", "back", "f"]).ok();
+    assert_eq!(opened.stderr, "");
+    let opened = opened.json();
+    assert_eq!((&opened["opened"], &opened["origin"]), (&"back".into(), &"unknown".into()));
+    assert_eq!((&opened["bytes"], &opened["sha256"]), (&6.into(), &sha256("in").into()));
+    for same in ["id", "recipients", "head_sha256", "encrypted"] {
+        assert_eq!(opened[same], sealed[same], "{same}");
+    }
+    assert_eq!(opened["report"]["engine"], "file");
+
+    assert_eq!(lab.run(["--json", "open", "-i", "key.pem", "f"]).ok().text(), "notes\n");
+    let piped = lab.run(["--json", "seal", "-r", "key.pub.pem", "in"]).ok().stdout;
+    assert_eq!(lab.run_with(&piped, ["open", "-i", "key.pem"]).ok().text(), "notes\n");
+}
+
+/// A device takes the bytes as they come; nothing there is replaced.
+#[test]
+fn a_device_can_be_written_to() {
+    let lab = Lab::with_keys();
+    lab.write("f", sealed(&lab, b"notes"));
+    let opened = lab.run(["--json", "open", "-i", "key.pem", "-o", "/dev/null", "f"]).ok().json();
+    assert_eq!(opened["bytes"], 5);
+    lab.run(["seal", "-r", "key.pub.pem", "-o", "/dev/full", "f"]).fails(15, "/dev/full");
+    assert_eq!(lab.tree(""), ["f", "key.pem", "key.pub.pem"]);
+}
+
+/// What is written to a closed stdout is lost, and a closed stdin is no empty file.
+#[test]
+fn closed_standard_streams_are_told() {
+    let lab = Lab::with_keys();
+    lab.write("f", sealed(&lab, b"notes"));
+    let shell = |line: &str| -> Ran {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", line, env!("CARGO_BIN_EXE_strongroom")]).current_dir(lab.path(""));
+        command.env("HOME", lab.path("home")).output().unwrap().into()
+    };
+    shell("exec $0 open -i key.pem f >&-").fails(2, "standard output: closed");
+    shell("exec $0 seal -r key.pub.pem f >&-").fails(2, "standard output: closed");
+    shell("exec $0 seal -r key.pub.pem -o g <&-").fails(2, "standard input: closed");
+    assert!(!lab.path("g").exists());
+    shell("exec $0 open -i key.pem f >/dev/null").ok();
+    shell("exec $0 seal -r key.pub.pem -o g </dev/null").ok();
+}
+
+#[test]
+fn switches_may_be_repeated() {
+    let lab = Lab::with_keys();
+    lab.write("f", "x");
+    for more in [&["-vv"][..], &["-v", "-v"], &["-qq"], &["--json", "--json=false"]] {
+        let seal = ["seal", "--force", "-r", "key.pub.pem", "-o", "out", "f"];
+        assert_eq!(lab.run(more.iter().chain(&seal)).ok().stdout, b"", "{more:?}");
+    }
+}
+
 #[test]
 fn errors_are_json_when_asked_for() {
     let lab = Lab::with_keys();
-    let ran = lab.run(["--json", "open", "-i", "none.pem", "x"]);
+    let ran = lab.run(["--json", "open", "-i", "key.pem", "x"]);
     let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
     assert_eq!((ran.code, &error["error"]["kind"]), (Some(10), &"not found".into()));
     assert!(error["error"]["subject"].as_str().unwrap().contains('x'), "{error}");
