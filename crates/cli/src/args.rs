@@ -87,7 +87,7 @@ pub(crate) enum Command {
     Quickstart(commands::quickstart::Quickstart),
     /// Show and change which hosts may back up into a repository
     Trust(commands::trust::Trust),
-    /// Show the settings and where each came from, or the reference of all settings
+    /// Check and show all settings and where each came from, or print their reference
     Config(commands::config::Config),
 }
 

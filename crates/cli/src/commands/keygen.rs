@@ -40,6 +40,14 @@ impl Keygen {
                 "name the private key's file, as in -o key.pem",
             ));
         }
+        // Before anybody is asked for a passphrase.
+        if ![2048, 3072, 4096, 8192].contains(&self.bits) {
+            return Err(Failure::usage(
+                "flag --bits",
+                format!("RSA keys of {} bits are not made", self.bits),
+                "choose 2048, 3072, 4096 or 8192",
+            ));
+        }
         let public = public_name(&self.output);
         for path in [&self.output, &public] {
             if path.symlink_metadata().is_ok() {

@@ -67,6 +67,8 @@ fn a_descriptor_that_is_not_open_and_a_pair_without_files_are_refused_by_name() 
     for name in ["-", "..", "/"] {
         lab.run(["keygen", "--no-passphrase", "--bits", "2048", "-o", name]).fails(2, "flag --output");
     }
+    // Without a passphrase: nobody was asked for one.
+    lab.run(["keygen", "-o", "short.pem", "--bits", "1024"]).fails(2, "flag --bits: RSA keys of 1024 bits");
     assert_eq!(lab.tree(""), ["key.pem", "key.pub.pem"]);
 }
 
