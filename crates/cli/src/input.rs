@@ -57,6 +57,11 @@ impl Input {
         Ok(Self { reader: Reader::File(file), name, len })
     }
 
+    /// Whether it is stdin.
+    pub(crate) fn is_stdin(&self) -> bool {
+        matches!(self.reader, Reader::Stdin)
+    }
+
     /// The length, where it is known beforehand.
     pub(crate) fn len(&self) -> Option<u64> {
         self.len

@@ -15,7 +15,7 @@ use envelope_crypto::recipients::{
 use envelope_crypto::sign::SigningKey;
 
 use crate::checks::Checks;
-use crate::failure::io_error;
+use crate::failure::{Failure, io_error};
 use crate::printer::Printer;
 use crate::secrets;
 use crate::settings::{Kdf, KeyName, PassphraseFrom, SecretKeyFrom, Settings};
@@ -91,6 +91,23 @@ pub(crate) fn identities(settings: &Settings, printer: &Printer) -> Result<Vec<A
         printer.warn(&format!("{} is left out: {}", error.subject(), error.what()));
     }
     Ok(identities)
+}
+
+/// Says that the passphrase and the data cannot both come from stdin: each would take the other's bytes.
+pub(crate) fn check_stdin(settings: &Settings, is_data: bool, checks: &mut Checks) {
+    let stdin = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
+    let (setting, meant) = match &settings.passphrase {
+        PassphraseFrom::Descriptor(0) => ("flag --passphrase-fd 0".to_owned(), true),
+        PassphraseFrom::File(path) => {
+            (settings.named("keys.passphrase_file"), stdin.iter().any(|name| path == Path::new(name)))
+        }
+        _ => (String::new(), false),
+    };
+    if is_data && meant {
+        let what = "standard input cannot hold both the passphrase and the data";
+        let hint = "name a file for one of them, or another descriptor, as in --passphrase-fd 3 3<FILE";
+        checks.keep("", Err::<(), _>(Failure::usage(setting, what, hint)));
+    }
 }
 
 /// Says what is wrong with a public key's file, unless that is a pipe.

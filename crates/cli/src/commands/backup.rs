@@ -10,6 +10,7 @@ use backup_core::{
     BackupId, Catalog as _, Context, ErrorKind, Notice, Result, RunRecord, RunStatus, Signer as _, SourceName,
 };
 use clap::Args;
+use dumpers::SourceConfig;
 use envelope_crypto::Recipient;
 use envelope_crypto::sign::SigningKey;
 use serde_json::json;
@@ -62,6 +63,8 @@ impl Backup {
         if let Some(source) = &source {
             checks.keep("", wiring::dumper(&source.config));
         }
+        let is_data = source.as_ref().is_some_and(|one| matches!(one.config, SourceConfig::Stdin(_)));
+        keys::check_stdin(&settings, is_data, &mut checks);
         let source = checks.done(source)?;
         warn_of_private_keys(&around, &settings);
         let done = run(&around, &settings, &source).await?;

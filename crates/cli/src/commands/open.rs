@@ -38,6 +38,7 @@ impl Open {
         let needs = Needs { identity: true, ..Needs::default() };
         let (settings, mut checks) = around.checked(&[&self.identity, &self.secrets], needs)?;
         let input = checks.keep("", Input::open(self.file.as_deref()));
+        keys::check_stdin(&settings, input.as_ref().is_some_and(Input::is_stdin), &mut checks);
         let input = checks.done(input)?;
         let output = Output::open(self.output.as_deref(), self.force, Content::Plain)?;
         let told = around.printer.json() && !output.is_stdout();

@@ -37,6 +37,7 @@ impl Seal {
         let needs = Needs { recipients: true, ..Needs::default() };
         let (settings, mut checks) = around.checked(&[&self.seal, &self.secrets], needs)?;
         let input = checks.keep("", Input::open(self.file.as_deref()));
+        keys::check_stdin(&settings, input.as_ref().is_some_and(Input::is_stdin), &mut checks);
         let input = checks.done(input)?;
         let recipients = keys::recipients(&settings, &around.printer)?;
         let output = Output::open(self.output.as_deref(), self.force, Content::Sealed)?;

@@ -72,6 +72,25 @@ fn a_descriptor_that_is_not_open_and_a_pair_without_files_are_refused_by_name() 
     assert_eq!(lab.tree(""), ["key.pem", "key.pub.pem"]);
 }
 
+/// Of one pipe either the passphrase or the data would be empty, and an empty file sealed as if it were whole.
+#[test]
+fn a_passphrase_and_data_do_not_come_from_one_pipe() {
+    let lab = Lab::with_keys();
+    let seal = ["-r", "passphrase", "--allow-symmetric"];
+    for from in [["--passphrase-fd", "0"], ["--passphrase-file", "/dev/stdin"]] {
+        let ran = lab.run_with(b"data", ["seal"].iter().chain(&seal).chain(&from));
+        assert_eq!(ran.fails(2, "cannot hold both the passphrase and the data").stdout, b"");
+        let backup = ["backup", "-", "--name", "n", "-d", "./b"];
+        lab.run_with(b"data", backup.iter().chain(&seal).chain(&from)).fails(2, "cannot hold both");
+        lab.run_with(b"data", ["open", "-i", "passphrase"].iter().chain(&from)).fails(2, "cannot hold both");
+    }
+    let of_a_file = ["seal", "-o", "f", "key.pub.pem", "--passphrase-fd", "0"];
+    lab.run_with(b"secret", of_a_file.iter().chain(&seal)).ok();
+    let opened = ["open", "-i", "passphrase", "--passphrase-fd", "0", "f"];
+    assert_eq!(lab.run_with(b"secret", opened).ok().stdout, lab.read("key.pub.pem"));
+    assert_eq!(lab.tree(""), ["f", "key.pem", "key.pub.pem"]);
+}
+
 /// A secret that others can read is used, and said; one that they cannot is used without a word.
 #[test]
 fn a_file_with_a_secret_that_others_can_read_is_told() {
