@@ -20,7 +20,7 @@ use crate::stream::{ByteStream, Sealed};
 pub enum Fault {
     /// An error, and nothing was done.
     Before,
-    /// It is done, and the answer is lost: `Uncertain` for a commit, `Unavailable` for all others.
+    /// It is done, and the answer is lost: `Uncertain` for a commit, the plan's kind for all others.
     After,
     /// A fetched stream ends cleanly with half of its bytes missing, which a source must never do;
     /// as [`Fault::Before`] for all other calls.
@@ -41,15 +41,22 @@ struct Plan {
     calls: AtomicUsize,
     at: usize,
     fault: Fault,
+    kind: ErrorKind,
     fired: Mutex<Option<String>>,
 }
 
 impl FaultPlan {
     /// The `n`-th call fails, counted from 0 over begin, write, commit, abort, stat, fetch, list,
-    /// remove and sweep.
+    /// remove and sweep of stores, and over the calls and chunks of every other port that shares the plan.
     #[must_use]
     pub fn at(n: usize, fault: Fault) -> Self {
-        Self(Arc::new(Plan { calls: AtomicUsize::new(0), at: n, fault, fired: Mutex::default() }))
+        Self::with_kind(n, fault, ErrorKind::Unavailable)
+    }
+
+    /// The same, with an error of this kind instead of `Unavailable`.
+    #[must_use]
+    pub fn with_kind(n: usize, fault: Fault, kind: ErrorKind) -> Self {
+        Self(Arc::new(Plan { calls: AtomicUsize::new(0), at: n, fault, kind, fired: Mutex::default() }))
     }
 
     /// No call fails; for counting.
@@ -79,10 +86,19 @@ impl FaultPlan {
         }
         struck.then_some(self.0.fault)
     }
-}
 
-fn failed(call: &str, subject: &str) -> Error {
-    Error::new(ErrorKind::Unavailable, subject, format!("{call} was made to fail"))
+    /// Of which kind the errors are.
+    pub(super) fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    pub(super) fn failed(&self, call: &str, subject: &str) -> Error {
+        Error::new(self.0.kind, subject, format!("{call} was made to fail"))
+    }
+
+    pub(super) fn lost(&self, call: &str, subject: &str, kind: ErrorKind) -> Error {
+        Error::new(kind, subject, format!("the answer to {call} was made to get lost"))
+    }
 }
 
 /// A store whose calls fail as its [`FaultPlan`] says.
@@ -105,7 +121,7 @@ impl<S> FaultyStore<S> {
         subject: &str,
         inner: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        run(&self.plan, call, subject, ErrorKind::Unavailable, inner).await
+        run(&self.plan, call, subject, self.plan.kind(), inner).await
     }
 }
 
@@ -120,9 +136,9 @@ pub(super) async fn run<T>(
         None => inner.await,
         Some(Fault::After) => {
             inner.await?;
-            Err(Error::new(lost, subject, format!("the answer to {call} was made to get lost")))
+            Err(plan.lost(call, subject, lost))
         }
-        Some(_) => Err(failed(call, subject)),
+        Some(_) => Err(plan.failed(call, subject)),
     }
 }
 
@@ -155,7 +171,7 @@ struct FaultyUpload {
 impl Upload for FaultyUpload {
     async fn write(&mut self, chunk: Bytes) -> Result<()> {
         let Self { inner, key, plan } = self;
-        run(plan, "write", key.as_str(), ErrorKind::Unavailable, inner.write(chunk)).await
+        run(plan, "write", key.as_str(), plan.kind(), inner.write(chunk)).await
     }
 
     async fn commit(self: Box<Self>, whole: Whole) -> Result<Receipt> {
@@ -167,7 +183,7 @@ impl Upload for FaultyUpload {
 
     async fn abort(self: Box<Self>) -> Result<()> {
         let Self { inner, key, plan } = *self;
-        run(&plan, "abort", key.as_str(), ErrorKind::Unavailable, inner.abort()).await
+        run(&plan, "abort", key.as_str(), plan.kind(), inner.abort()).await
     }
 }
 
@@ -189,10 +205,10 @@ impl<S: Source> Source for FaultyStore<S> {
             Some(Fault::CutShort) => cut_short(self.inner.fetch(key, range, pin).await?).await,
             Some(Fault::Broken) => {
                 let first = self.inner.fetch(key, range, pin).await?.take(1);
-                let broken = failed("fetch", subject);
+                let broken = self.plan.failed("fetch", subject);
                 Ok(ByteStream::declare_sealed(first.chain(futures::stream::iter([Err(broken)]))))
             }
-            Some(_) => Err(failed("fetch", subject)),
+            Some(_) => Err(self.plan.failed("fetch", subject)),
         }
     }
 

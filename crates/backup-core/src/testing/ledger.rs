@@ -70,7 +70,7 @@ impl<L> FaultyLedger<L> {
     }
 
     async fn call<T>(&self, call: &'static str, inner: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        run(&self.plan, call, "ledger", ErrorKind::Unavailable, inner).await
+        run(&self.plan, call, "ledger", self.plan.kind(), inner).await
     }
 }
 

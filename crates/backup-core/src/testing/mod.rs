@@ -22,11 +22,13 @@ pub use notify_suite::notifier_suite;
 pub use seal_suite::{Cipher, seal_suite};
 pub use statement_suite::{Signing, statement_suite};
 
+mod faulty_ports;
 mod faulty_store;
 mod manual_clock;
 mod memory_store;
 pub mod store_suite;
 
+pub use faulty_ports::Faulty;
 pub use faulty_store::{Fault, FaultPlan, FaultyStore};
 pub use manual_clock::ManualClock;
 pub use memory_store::MemoryStore;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use backup_core::pipeline::{self, BackedUp, BackupParts, BackupRequest, RestoreOptions, RestoreOutcome};
 use backup_core::testing::{
-    Fault, FaultPlan, FaultyLedger, FaultyStore, MemoryCatalog, MemoryLedger, MemoryRestorer, MemoryStore,
-    ScriptedDumper, collect,
+    Fault, FaultPlan, Faulty, FaultyLedger, FaultyStore, MemoryCatalog, MemoryLedger, MemoryRestorer,
+    MemoryStore, ScriptedDumper, collect,
 };
 use backup_core::{
     BackupId, BackupRef, ByteStream, CancelToken, Catalog as _, Context, Dumper, EntityTag, ErrorKind, Event,
@@ -55,17 +55,21 @@ impl World {
         }
     }
 
-    fn parts(&self, dumper: Arc<dyn Dumper>, plan: &FaultPlan) -> BackupParts {
-        let store = Arc::new(FaultyStore::new(self.store.clone(), plan.clone()));
+    /// The ports, whose calls fail: those of the store and of the host's memory by
+    /// `places`, those of all others by `others`.
+    fn parts(&self, dumper: Arc<dyn Dumper>, places: &FaultPlan, others: &FaultPlan) -> BackupParts {
+        let store = Arc::new(FaultyStore::new(self.store.clone(), places.clone()));
         let recipients = vec![fixture::secret_key().recipient];
+        let encryptor = EnvelopeEncryptor::new(recipients, fixture::options(1)).unwrap();
+        let signer = Arc::clone(&self.signer) as Arc<dyn Signer>;
         BackupParts {
-            dumper,
-            encryptor: Arc::new(EnvelopeEncryptor::new(recipients, fixture::options(1)).unwrap()),
+            dumper: Arc::new(Faulty::new(dumper, others.clone())),
+            encryptor: Arc::new(Faulty::new(encryptor, others.clone())),
             sink: Arc::clone(&store) as Arc<dyn Sink>,
             reader: store,
-            signer: Arc::clone(&self.signer) as Arc<dyn Signer>,
-            ledger: Arc::new(FaultyLedger::new(self.ledger.clone(), plan.clone())) as Arc<dyn Ledger>,
-            catalog: Some(Arc::new(self.catalog.clone())),
+            signer: Arc::new(Faulty::new(signer, others.clone())),
+            ledger: Arc::new(FaultyLedger::new(self.ledger.clone(), places.clone())) as Arc<dyn Ledger>,
+            catalog: Some(Arc::new(Faulty::new(self.catalog.clone(), others.clone()))),
         }
     }
 
@@ -87,7 +91,24 @@ impl World {
         plan: &FaultPlan,
     ) -> (BackupId, Result<BackedUp>) {
         let request = self.request();
-        (request.id, pipeline::backup(cx, &self.parts(dumper, plan), request).await)
+        (request.id, pipeline::backup(cx, &self.parts(dumper, plan, plan), request).await)
+    }
+
+    /// Restores with one plan for the store, the trust, the cipher and the target.
+    async fn bring_back(
+        &self,
+        cx: &Context,
+        restorer: &MemoryRestorer,
+        at: &BackupRef,
+        verify_first: bool,
+        plan: &FaultPlan,
+    ) -> Result<RestoreOutcome> {
+        let store = FaultyStore::new(self.store.clone(), plan.clone());
+        let trust = Faulty::new(&self.trust, plan.clone());
+        let decryptor = Faulty::new(decryptor(), plan.clone());
+        let restorer = Faulty::new(restorer, plan.clone());
+        let options = RestoreOptions { verify_first, ..Default::default() };
+        pipeline::restore(cx, &store, &trust, &decryptor, &restorer, at, options).await
     }
 
     /// The bytes of every backup that a reader sees, each read in all three ways, by id.
@@ -185,6 +206,74 @@ async fn a_backup_failed_at_any_call_is_whole_or_absent() {
     assert!(tried >= 5 * 15, "only {tried} calls were made to fail");
 }
 
+/// Every kind of error keeps its kind, wherever it comes from.
+const KINDS: [ErrorKind; 6] = [
+    ErrorKind::Denied,
+    ErrorKind::Tool,
+    ErrorKind::TimedOut,
+    ErrorKind::Integrity,
+    ErrorKind::Conflict,
+    ErrorKind::Cancelled,
+];
+
+#[tokio::test]
+async fn an_error_of_any_port_but_the_store_keeps_its_kind_and_leaves_no_backup() {
+    let mut tried = 0;
+    for kind in KINDS {
+        for fault in [Fault::Before, Fault::After, Fault::Gone] {
+            for n in 0.. {
+                let world = World::new();
+                let plan = FaultPlan::with_kind(n, fault, kind);
+                let (request, dumper) = (world.request(), dump(0));
+                let id = request.id;
+                let parts = world.parts(dumper.clone(), &FaultPlan::never(), &plan);
+                let outcome = pipeline::backup(&Context::new(), &parts, request).await;
+                let visible = world.visible().await;
+                let Some(call) = plan.fired() else {
+                    outcome.unwrap();
+                    break;
+                };
+                let what = format!("{kind} {fault:?} at call {n}: {call}");
+                match (&outcome, visible.get(&id)) {
+                    // A catalogue that cannot note a state, and a receipt that cannot be signed, are told.
+                    (Ok(_), Some(bytes)) => {
+                        let only_told = match call.split(' ').next() {
+                            Some("advance") => kind != ErrorKind::Conflict,
+                            Some("end") => true,
+                            Some("sign") => call.contains("attestation"),
+                            _ => false,
+                        };
+                        assert!(only_told, "{what}");
+                        assert_eq!(*bytes, dumper.whole(), "{what}");
+                    }
+                    (Err(error), None) => {
+                        assert_eq!(error.kind(), kind, "{what}: {error}");
+                        let manifest = BackupRef { source: source(), id }.manifest();
+                        assert!(!world.store.keys().contains(&manifest), "{what}");
+                        assert_eq!(world.store.unfinished(), 0, "{what}");
+                    }
+                    (outcome, visible) => panic!("{what}: {outcome:?}, visible: {}", visible.is_some()),
+                }
+                if !call.contains("catalogue") && fault != Fault::Gone {
+                    let expected = match &outcome {
+                        Ok(_) => RunStatus::Completed,
+                        Err(_) if kind == ErrorKind::Cancelled => RunStatus::Cancelled,
+                        Err(_) => RunStatus::Failed,
+                    };
+                    let runs = world.catalog.list().await.unwrap();
+                    assert_eq!(runs[0].status, expected, "{what}: the run is recorded");
+                }
+                let (later, made) = world.back_up(&Context::new(), dump(1), &FaultPlan::never()).await;
+                made.unwrap_or_else(|error| panic!("{what}: the next run failed: {error}"));
+                assert!(world.visible().await.contains_key(&later), "{what}");
+                world.check_history().await;
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried >= 6 * 3 * 15, "only {tried} calls were made to fail");
+}
+
 #[tokio::test]
 async fn a_restore_failed_at_any_call_hands_over_nothing() {
     let world = World::new();
@@ -197,25 +286,22 @@ async fn a_restore_failed_at_any_call_hands_over_nothing() {
         for fault in FAULTS {
             for n in 0.. {
                 let plan = FaultPlan::at(n, fault);
-                let store = FaultyStore::new(world.store.clone(), plan.clone());
                 let restorer = MemoryRestorer::new();
-                let options = RestoreOptions { verify_first, ..Default::default() };
-                let outcome = pipeline::restore(
-                    &Context::new(),
-                    &store,
-                    &world.trust,
-                    &decryptor(),
-                    &restorer,
-                    &at,
-                    options,
-                )
-                .await;
+                let outcome = world.bring_back(&Context::new(), &restorer, &at, verify_first, &plan).await;
                 let what = format!("{fault:?} at call {n}: {:?}", plan.fired());
+                let target = plan.fired().is_some_and(|call| call.starts_with("restore "));
                 match outcome {
                     Ok(_) => assert_eq!(restorer.applied(), Some(whole.whole()), "{what}"),
+                    // Done, and only the answer is lost.
+                    Err(error) if target && fault == Fault::After => {
+                        assert_eq!(error.kind(), ErrorKind::Unavailable, "{what}: {error}");
+                        assert_eq!(restorer.applied(), Some(whole.whole()), "{what}");
+                    }
                     Err(error) => {
+                        // A tool that says "done" without having read to the end is not believed.
+                        let lied = target && fault == Fault::CutShort;
+                        assert_eq!(error.kind() == ErrorKind::Bug, lied, "{what}: {error}");
                         assert_eq!(restorer.applied(), None, "{what}");
-                        assert_ne!(error.kind(), ErrorKind::Bug, "{what}: {error}");
                     }
                 }
                 if plan.fired().is_none() {
@@ -225,7 +311,30 @@ async fn a_restore_failed_at_any_call_hands_over_nothing() {
             }
         }
     }
-    assert!(tried >= 30, "only {tried} calls were made to fail");
+    assert!(tried >= 5 * 2 * 12, "only {tried} calls were made to fail");
+}
+
+#[tokio::test]
+async fn an_error_of_any_port_of_a_restore_keeps_its_kind() {
+    let world = World::new();
+    let (id, made) = world.back_up(&Context::new(), dump(0), &FaultPlan::never()).await;
+    made.unwrap();
+    let at = BackupRef { source: source(), id };
+    for kind in KINDS {
+        for verify_first in [false, true] {
+            for n in 0.. {
+                let plan = FaultPlan::with_kind(n, Fault::Before, kind);
+                let restorer = MemoryRestorer::new();
+                let outcome = world.bring_back(&Context::new(), &restorer, &at, verify_first, &plan).await;
+                let Some(call) = plan.fired() else {
+                    outcome.unwrap();
+                    break;
+                };
+                assert_eq!(outcome.unwrap_err().kind(), kind, "call {n}: {call}");
+                assert_eq!(restorer.applied(), None, "call {n}: {call}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
