@@ -338,6 +338,37 @@ async fn an_error_of_any_port_of_a_restore_keeps_its_kind() {
 }
 
 #[tokio::test]
+async fn a_restore_cancelled_at_any_event_hands_over_all_or_nothing() {
+    let world = World::new();
+    let whole = dump(0);
+    let (id, made) = world.back_up(&Context::new(), whole.clone(), &FaultPlan::never()).await;
+    made.unwrap();
+    let at = BackupRef { source: source(), id };
+    for verify_first in [false, true] {
+        let mut cancelled = 0;
+        for n in 0.. {
+            let cancel = CancelToken::new();
+            let watcher = Arc::new(CancelAt { left: n.into(), cancel: cancel.clone() });
+            let cx = Context::new().with_cancel(cancel.clone()).with_progress(watcher);
+            let restorer = MemoryRestorer::new();
+            let never = FaultPlan::never();
+            match world.bring_back(&cx, &restorer, &at, verify_first, &never).await {
+                Ok(_) => assert_eq!(restorer.applied(), Some(whole.whole()), "event {n}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Cancelled, "event {n}: {error}");
+                    assert_eq!(restorer.applied(), None, "event {n}");
+                    cancelled += 1;
+                }
+            }
+            if !cancel.is_cancelled() {
+                break;
+            }
+        }
+        assert!(cancelled >= 5, "only {cancelled} events stopped it");
+    }
+}
+
+#[tokio::test]
 async fn incident_01_a_failed_dump_is_no_backup() {
     for kind in [
         ErrorKind::Tool,
