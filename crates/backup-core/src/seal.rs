@@ -90,7 +90,7 @@ pub struct Expected {
     /// The root of the frame tree.
     pub tree_root: Option<Sha256Digest>,
     /// The content of `data.tree`. When present, it must have the root `tree_root`, and every frame
-    /// is checked against its leaf before anything of it is released.
+    /// is checked against the leaf over it before anything under that leaf is released.
     pub tree: Option<Arc<[u8]>>,
 }
 
@@ -126,7 +126,8 @@ pub trait Auditor: fmt::Debug + Send + Sync {
     }
 }
 
-/// The parts of one envelope: head, frames, end. Each can be checked alone, without a key.
+/// The parts of one envelope: head, frames, end. Each can be checked alone, without a key. Of very long
+/// envelopes several frames stand under one leaf; those count as one here.
 pub trait Frames: fmt::Debug + Send + Sync {
     /// How many frames.
     fn count(&self) -> u64;

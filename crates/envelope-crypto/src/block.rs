@@ -51,12 +51,9 @@ fn open_frame<'a>(key: &AeadKey, counter: u64, kind: u8, frame: &'a mut [u8]) ->
     Some(text)
 }
 
-/// Seals the trailer's plaintext into a frame.
-pub(crate) fn seal_trailer(key: &AeadKey, block_count: u64, plain: &[u8]) -> Result<Vec<u8>, SealError> {
-    let mut frame = vec![0; LEN_LEN + plain.len() + TAG_LEN];
-    frame[LEN_LEN..LEN_LEN + plain.len()].copy_from_slice(plain);
-    seal_frame(key, block_count, KIND_TRAILER, &mut frame)?;
-    Ok(frame)
+/// Seals the trailer's frame in place: room for the length, plaintext, room for the tag.
+pub(crate) fn seal_trailer(key: &AeadKey, block_count: u64, frame: &mut [u8]) -> Result<(), SealError> {
+    seal_frame(key, block_count, KIND_TRAILER, frame)
 }
 
 /// Opens the trailer's frame in place.

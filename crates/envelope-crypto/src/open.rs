@@ -16,7 +16,7 @@ use crate::format::trailer::TrailerFacts;
 use crate::format::{Head, HeadReader, Trailer};
 use crate::pool::Pool;
 use crate::recipients::{Identity, unwrap_head};
-use crate::tree::{self, RootHasher, Tree};
+use crate::tree::{self, Follower, RootHasher, Tree};
 
 /// What a trusted manifest says, made ready for checking.
 #[derive(Debug, Clone)]
@@ -49,18 +49,38 @@ impl Checks {
         Ok(())
     }
 
-    /// Hashes and checks a frame before anything of it is used; the hash, when anybody needs it.
+    /// Hashes a frame and checks it before anything of it is used, where it has a leaf of its own; the
+    /// hash, when anybody needs it.
     pub(crate) fn frame(&self, index: u64, frame: &[u8]) -> Result<Option<[u8; 32]>, OpenError> {
         if self.expected.tree_root.is_none() {
             return Ok(None);
         }
         let leaf = tree::leaf(frame);
-        if let Some(tree) = &self.tree {
-            tree.require_leaf(index, &leaf)?;
-            // Damage of a tree is found by whoever reads it, not by the sample that would need it.
-            tree.require_len(index, frame.len())?;
+        if let Some(tree) = &self.tree
+            && tree.span() == 1
+        {
+            tree.require_leaf(index, &leaf, frame.len() as u64)?;
         }
         Ok(Some(leaf))
+    }
+
+    /// Takes what [`Checks::frame`] gave and the length of every frame, in order; whether all so far are
+    /// proved, which with several frames under a leaf they are at the end of each.
+    pub(crate) fn in_order(
+        &self,
+        follower: &mut Follower,
+        leaf: Option<[u8; 32]>,
+        len: usize,
+    ) -> Result<bool, OpenError> {
+        match (&self.tree, leaf) {
+            (Some(tree), Some(leaf)) if tree.span() > 1 => follower.push(tree, leaf, len),
+            _ => Ok(true),
+        }
+    }
+
+    /// The tree, where it has several frames under a leaf.
+    pub(crate) fn coarse_tree(&self) -> Option<&Tree<Arc<[u8]>>> {
+        self.tree.as_ref().filter(|tree| tree.span() > 1)
     }
 
     /// Checks the object's length.
@@ -131,23 +151,39 @@ pub(crate) fn open_block(
 /// What is counted while opened blocks go by, in order, to be compared with the trailer.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    block_lens: Vec<u32>,
+    blocks: u64,
+    /// Over the index that the trailer must have.
+    index: Sha256,
     source_len: u64,
     root: RootHasher,
+    follower: Follower,
 }
 
 impl Tally {
-    pub(crate) fn push(&mut self, block: &OpenedBlock) {
-        self.block_lens.push((block.frame_len - LEN_LEN) as u32);
+    /// Counts the next block; whether all blocks so far are proved by the tree, if there is one.
+    pub(crate) fn push(&mut self, checks: &Checks, block: &OpenedBlock) -> Result<bool, OpenError> {
+        self.blocks += 1;
+        self.index.update(((block.frame_len - LEN_LEN) as u32).to_be_bytes());
         self.source_len += block.plain.len() as u64;
-        if let Some(leaf) = block.leaf {
-            self.root.push(leaf);
-        }
+        self.count(checks, block.leaf, block.frame_len)
     }
 
-    /// Opens the trailer and compares everything it says with what went by.
+    /// Counts the trailer; whether all is proved by the tree, if there is one.
+    pub(crate) fn push_trailer(&mut self, checks: &Checks, trailer: &[u8]) -> Result<bool, OpenError> {
+        let leaf = checks.frame(self.blocks, trailer)?;
+        self.count(checks, leaf, trailer.len())
+    }
+
+    fn count(&mut self, checks: &Checks, leaf: Option<[u8; 32]>, len: usize) -> Result<bool, OpenError> {
+        if let Some(leaf) = leaf {
+            self.root.push(leaf);
+        }
+        checks.in_order(&mut self.follower, leaf, len)
+    }
+
+    /// Opens the trailer, which was counted, and compares everything it says with what went by.
     pub(crate) fn finish(
-        mut self,
+        self,
         key: &AeadKey,
         head: &Head,
         checks: &Checks,
@@ -155,14 +191,13 @@ impl Tally {
         sha256: Sha256Digest,
         object_len: u64,
     ) -> Result<TrailerFacts, OpenError> {
-        let block_count = self.block_lens.len() as u64;
-        if let Some(leaf) = checks.frame(block_count, &trailer)? {
-            self.root.push(leaf);
-        }
+        let block_count = self.blocks;
         let plain = open_trailer(key, block_count, &mut trailer)?;
         let trailer = Trailer::parse(plain, block_count, head.header().block_len)?;
         let facts = trailer.facts;
-        if trailer.block_lens != self.block_lens
+        let mut index = Sha256::new();
+        trailer.block_lens.iter().for_each(|len| index.update(len.to_be_bytes()));
+        if index.finalize() != self.index.finalize()
             || facts.source_len != self.source_len
             || facts.source_sha256 != sha256
         {
@@ -195,6 +230,8 @@ struct Body {
     frames: FrameReader,
     tally: Tally,
     sha256: Sha256,
+    /// Plaintext that the tree has not proved yet.
+    held: Vec<Bytes>,
     trailer: Option<Vec<u8>>,
 }
 
@@ -255,9 +292,9 @@ impl Opener {
             let pool = Pool::new(BlockOpener::buffer_len(block_len), 3);
             let frames = FrameReader::new(head.bytes().len(), block_len, Arc::clone(&pool));
             let blocks = BlockOpener::new(Arc::clone(&key), block_len);
-            let (tally, sha256) = Default::default();
-            self.stage =
-                Stage::Body(Box::new(Body { head, key, blocks, pool, frames, tally, sha256, trailer: None }));
+            let (tally, sha256, held, trailer) = Default::default();
+            let body = Body { head, key, blocks, pool, frames, tally, sha256, held, trailer };
+            self.stage = Stage::Body(Box::new(body));
         }
         match &mut self.stage {
             Stage::Body(body) => body.advance(&self.checks, input, release),
@@ -275,14 +312,22 @@ impl Body {
         release: &mut dyn FnMut(&[u8]),
     ) -> Result<(), OpenError> {
         while let Some(frame) = self.frames.feed(input)? {
-            match frame {
+            let proved = match frame {
                 Frame::Block(frame) => {
                     let block = open_block(&mut self.blocks, checks, frame, &self.pool)?;
                     self.sha256.update(&block.plain);
-                    self.tally.push(&block);
-                    release(&block.plain);
+                    let proved = self.tally.push(checks, &block)?;
+                    self.held.push(block.plain);
+                    proved
                 }
-                Frame::Trailer(frame) => self.trailer = Some(frame),
+                Frame::Trailer(frame) => {
+                    let proved = self.tally.push_trailer(checks, &frame)?;
+                    self.trailer = Some(frame);
+                    proved
+                }
+            };
+            if proved {
+                self.held.drain(..).for_each(|plain| release(&plain));
             }
         }
         Ok(())

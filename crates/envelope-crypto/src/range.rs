@@ -23,6 +23,7 @@ use crate::format::{Footer, Head, HeadReader, Trailer};
 use crate::open::{self, Checks};
 use crate::pool::Pool;
 use crate::recipients::Identity;
+use crate::tree::Tree;
 
 /// Enough for the head of nearly every file.
 const FIRST_FETCH: u64 = 16 << 10;
@@ -88,7 +89,10 @@ impl RangeOpening {
                 Some(len) => *have..len,
             },
             Stage::Footer(_) => end.saturating_sub(FOOTER_LEN as u64)..end,
-            Stage::Trailer(_, footer) => footer.trailer_offset..end - FOOTER_LEN as u64,
+            Stage::Trailer(_, footer) => {
+                let end = end - FOOTER_LEN as u64;
+                last_leaf(&self.checks, end).unwrap_or(footer.trailer_offset)..end
+            }
         };
         if range.is_empty() {
             return Err(match &self.stage {
@@ -123,11 +127,25 @@ impl RangeOpening {
                 Stage::Trailer(unlocked, footer)
             }
             Stage::Trailer(unlocked, footer) => {
-                return RangeReader::new(unlocked, self.checks, footer, bytes.to_vec()).map(Progress::Ready);
+                let mut trailer = bytes;
+                if let Some(tree) = self.checks.coarse_tree() {
+                    tree.require_frames((tree.len() - 1) / tree.span(), bytes)?;
+                    let before = (footer.trailer_offset - wanted.start) as usize;
+                    trailer = bytes.get(before..).ok_or(OpenError::Trailer)?;
+                }
+                return RangeReader::new(unlocked, self.checks, footer, trailer.to_vec())
+                    .map(Progress::Ready);
             }
         };
         Ok(Progress::More(self))
     }
+}
+
+/// Where the frames under the last leaf begin, the trailer among them, when a leaf has several; they end
+/// at `end`. By the lengths in the tree, which are proved when the bytes are.
+fn last_leaf(checks: &Checks, end: u64) -> Option<u64> {
+    let len = checks.coarse_tree()?.lens()?.next_back()?;
+    end.checked_sub(len.into())
 }
 
 /// Looks at what the footer claims before anything is fetched or allocated by it.
@@ -139,7 +157,11 @@ fn check_footer(footer: &Footer, head: &Head, checks: &Checks, object_len: u64) 
     let possible = block_count <= BLOCKS_MAX
         && blocks_len.is_some_and(|len| len >= block_count * (LEN_LEN + BLOCK_FRAME_MIN) as u64)
         && trailer_len.is_some_and(|len| (TRAILER_LEN_MIN as u64..=TRAILER_LEN_MAX as u64).contains(&len));
-    if !possible {
+    let blocks_max =
+        checks.coarse_tree().map_or(0, Tree::span) * BlockOpener::buffer_len(head.header().block_len) as u64;
+    let end = object_len.saturating_sub(FOOTER_LEN as u64);
+    let before = last_leaf(checks, end).map(|start| trailer_offset.checked_sub(start));
+    if !possible || before.is_some_and(|blocks| blocks.is_none_or(|blocks| blocks > blocks_max)) {
         return Err(OpenError::Trailer);
     }
     match checks.tree_len() {
@@ -157,6 +179,7 @@ pub struct RangeReader {
     facts: TrailerFacts,
     block_lens: Vec<u32>,
     offsets: Vec<u64>,
+    trailer_end: u64,
     pool: Arc<Pool>,
 }
 
@@ -174,6 +197,7 @@ impl RangeReader {
         if field.as_ref().map(<[u8; 4]>::as_slice) != trailer.get(..LEN_LEN) {
             return Err(OpenError::Trailer);
         }
+        let trailer_len = trailer.len() as u64;
         let plain = open_trailer(&key, footer.block_count, &mut trailer)?;
         let Trailer { facts, block_lens } = Trailer::parse(plain, footer.block_count, block_len)?;
         let mut offset = head.bytes().len() as u64;
@@ -186,7 +210,8 @@ impl RangeReader {
             return Err(OpenError::Trailer);
         }
         let pool = Pool::new(BlockOpener::buffer_len(block_len), 4);
-        Ok(Self { head, key, checks, facts, block_lens, offsets, pool })
+        let trailer_end = offset + trailer_len;
+        Ok(Self { head, key, checks, facts, block_lens, offsets, trailer_end, pool })
     }
 
     /// The proven head.
@@ -218,9 +243,19 @@ impl RangeReader {
         plain.start / block_len..end.div_ceil(block_len)
     }
 
-    /// Where in the object a block's frame stands; `None` when there is no such block.
+    /// Where in the object the bytes stand that a block is opened from: its frame, or where the tree has
+    /// several frames under a leaf, all of those. `None` when there is no such block.
     #[must_use]
     pub fn frame(&self, index: u64) -> Option<Range<u64>> {
+        let own = self.own_frame(index)?;
+        let Some(tree) = self.checks.coarse_tree() else { return Some(own) };
+        let first = index / tree.span() * tree.span();
+        let last = (first + tree.span()).min(tree.len()) - 1;
+        let end = self.own_frame(last).map_or(self.trailer_end, |frame| frame.end);
+        Some(self.own_frame(first)?.start..end)
+    }
+
+    fn own_frame(&self, index: u64) -> Option<Range<u64>> {
         let at = usize::try_from(index).ok()?;
         let len = u64::from(*self.block_lens.get(at)?) + LEN_LEN as u64;
         let before = self.block_lens.get(at / STRIDE * STRIDE..at)?;
@@ -228,14 +263,20 @@ impl RangeReader {
         Some(start..start + len)
     }
 
-    /// Opens a block from the bytes of its frame.
+    /// Opens a block from the bytes that stand at [`RangeReader::frame`].
     ///
     /// # Errors
     /// `Block` when it is not the one that was sealed in this place, `NotTheExpectedObject` when its
     /// hash is not in the tree.
     pub fn open(&self, index: u64, frame: &[u8]) -> Result<Bytes, OpenError> {
         let refused = OpenError::Block(index);
-        let place = self.frame(index).ok_or_else(|| refused.clone())?;
+        let place = self.own_frame(index).ok_or_else(|| refused.clone())?;
+        let mut frame = frame;
+        if let (Some(tree), Some(all)) = (self.checks.coarse_tree(), self.frame(index)) {
+            tree.require_frames(index / tree.span(), frame)?;
+            let own = (place.start - all.start) as usize..(place.end - all.start) as usize;
+            frame = frame.get(own).ok_or_else(|| refused.clone())?;
+        }
         let block_len = self.head.header().block_len;
         let last = index + 1 == self.block_count();
         let field = (frame.len().saturating_sub(LEN_LEN) as u32).to_be_bytes();

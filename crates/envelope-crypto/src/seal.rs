@@ -11,10 +11,10 @@ use crate::aead::AeadKey;
 use crate::block::{BODY_AT, BlockSealer, SealedBlock, seal_trailer};
 use crate::error::SealError;
 use crate::file_key::{FileKey, random_bytes};
-use crate::format::limits::{BLOCKS_MAX, BlockLen, FOOTER_LEN, LEN_LEN, PASSPHRASES_MAX, STANZAS_MAX};
+use crate::format::limits::{BLOCKS_MAX, BlockLen, FOOTER_LEN, PASSPHRASES_MAX, STANZAS_MAX};
 use crate::format::stanza::PASSPHRASE;
 use crate::format::trailer::TrailerFacts;
-use crate::format::{Footer, Head, Header, Trailer};
+use crate::format::{Footer, Head, Header};
 use crate::pool::{Buffer, Pool};
 use crate::recipients::{Binding, Recipient, RecipientClass};
 use crate::tree::{self, TreeBuilder};
@@ -131,7 +131,8 @@ pub(crate) struct Tally {
     block_len: BlockLen,
     head_sha256: Sha256Digest,
     offset: u64,
-    block_lens: Vec<u32>,
+    /// The trailer's index: the length field of every block.
+    index: Vec<u8>,
     tree: TreeBuilder,
 }
 
@@ -148,7 +149,7 @@ impl Tally {
             block_len,
             head_sha256: Sha256Digest::of(head),
             offset: head.len() as u64,
-            block_lens: Vec::new(),
+            index: Vec::new(),
             tree: TreeBuilder::new(),
         }
     }
@@ -156,8 +157,8 @@ impl Tally {
     /// Counts the next block.
     pub(crate) fn push(&mut self, block: &SealedBlock) {
         self.offset += block.frame.len() as u64;
-        self.block_lens.push(block.len());
-        self.tree.push(block.leaf);
+        self.index.extend_from_slice(&block.len().to_be_bytes());
+        self.tree.push(block.leaf, block.frame.len() as u32);
     }
 
     /// Seals the trailer and writes the footer.
@@ -168,20 +169,16 @@ impl Tally {
         source_sha256: Sha256Digest,
         report: DumpReport,
     ) -> Result<Ending, SealError> {
-        let block_count = self.block_lens.len() as u64;
+        let block_count = self.index.len() as u64 / 4;
         if source_len.div_ceil(self.block_len.bytes()) != block_count {
             return Err(SealError::Internal("blocks and bytes of source disagree"));
         }
         let facts = TrailerFacts { source_len, source_sha256, report };
-        let trailer = Trailer { facts, block_lens: self.block_lens };
-        let plain = trailer.to_bytes()?;
-        let mut bytes = seal_trailer(key, block_count, &plain)?;
-        self.tree.push(tree::leaf(&bytes));
-        let trailer_len = bytes.len() as u32;
-        bytes.reserve_exact(FOOTER_LEN);
+        let mut bytes = facts.into_frame(self.index, FOOTER_LEN)?;
+        seal_trailer(key, block_count, &mut bytes)?;
+        self.tree.push(tree::leaf(&bytes), bytes.len() as u32);
         bytes.extend_from_slice(&Footer { trailer_offset: self.offset, block_count }.to_bytes());
-        let frame_lens = trailer.block_lens.iter().map(|len| len + LEN_LEN as u32);
-        let (tree, tree_root) = self.tree.finish(frame_lens.chain(std::iter::once(trailer_len)));
+        let (tree, tree_root) = self.tree.finish();
         let summary = SealSummary { head_sha256: self.head_sha256, tree_root, tree: tree.into(), source_len };
         Ok(Ending { bytes, summary })
     }

@@ -10,6 +10,8 @@ mod opening;
 mod parts;
 mod ranges;
 mod sealing;
+#[cfg(test)]
+mod spans;
 
 pub use audit::EnvelopeAuditor;
 pub use opening::{EnvelopeDecryptor, OpenOptions, OpenedEnvelope};

@@ -159,7 +159,7 @@ pub(super) async fn small_known(source: &dyn Source, info: &ObjectInfo, len_max:
         return Err(too_long());
     }
     let mut stream = source.fetch(key, None, info.tag.as_ref()).await.map_err(|e| e.at(Stage::Fetch))?;
-    let mut bytes = BytesMut::new();
+    let mut bytes = BytesMut::with_capacity(info.len as usize);
     while let Some(chunk) = stream.next().await {
         bytes.extend_from_slice(&chunk.map_err(|e| e.at(Stage::Fetch))?);
         if bytes.len() as u64 > len_max {

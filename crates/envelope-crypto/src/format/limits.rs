@@ -55,8 +55,9 @@ impl BlockLen {
     }
 
     /// The length for data of about `estimate` bytes: the default, or the smallest larger one that
-    /// keeps the count of blocks at 2^19, so that the hash tree (32 bytes for each block, in memory
-    /// until the end) stays at 16 MiB. An estimate that is too low by a factor of 16 still fits.
+    /// keeps the count of blocks at 2^19, so that the index (4 bytes for each block, in memory until the
+    /// end) stays at 2 MiB and every block has a leaf of its own in the hash tree. An estimate that is too
+    /// low by a factor of 16 still fits.
     #[must_use]
     pub fn for_estimate(estimate: Option<u64>) -> Self {
         let mut len = Self::DEFAULT;
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_estimate_bounds_the_tree() {
+    fn the_estimate_bounds_the_index() {
         const GIB: u64 = 1 << 30;
         let table = [
             (None, 1),

@@ -3,7 +3,7 @@
 use backup_core::{DumpReport, Sha256Digest};
 use serde::{Deserialize, Serialize};
 
-use super::limits::{BLOCK_FRAME_MIN, BLOCK_OVERHEAD, BLOCKS_MAX, BlockLen, TRAILER_LEN_MAX};
+use super::limits::{BLOCK_FRAME_MIN, BLOCK_OVERHEAD, BLOCKS_MAX, BlockLen, LEN_LEN, TRAILER_LEN_MAX};
 use crate::aead::TAG_LEN;
 use crate::error::{OpenError, SealError};
 
@@ -28,25 +28,30 @@ pub struct TrailerFacts {
     pub report: DumpReport,
 }
 
-impl Trailer {
-    /// The plaintext that is sealed.
+impl TrailerFacts {
+    /// The frame that is sealed, before the index of the blocks: room for the length, plaintext, room for the
+    /// tag. There is memory for `behind` bytes more. The index, 4 bytes for every block, is not copied.
     ///
     /// # Errors
     /// `ReportTooLong`.
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, SealError> {
-        let json = serde_json::to_vec(&self.facts)
-            .map_err(|_| SealError::Internal("the trailer could not be written"))?;
-        let len = 4 + json.len() + 4 * self.block_lens.len();
-        if len + TAG_LEN > TRAILER_LEN_MAX {
+    pub(crate) fn into_frame(self, index: Vec<u8>, behind: usize) -> Result<Vec<u8>, SealError> {
+        let json =
+            serde_json::to_vec(&self).map_err(|_| SealError::Internal("the trailer could not be written"))?;
+        if 4 + json.len() + index.len() + TAG_LEN > TRAILER_LEN_MAX {
             return Err(SealError::ReportTooLong);
         }
-        let mut bytes = Vec::with_capacity(len);
-        bytes.extend_from_slice(&(json.len() as u32).to_be_bytes());
-        bytes.extend_from_slice(&json);
-        self.block_lens.iter().for_each(|len| bytes.extend_from_slice(&len.to_be_bytes()));
-        Ok(bytes)
+        let mut before = vec![0; LEN_LEN];
+        before.extend_from_slice(&(json.len() as u32).to_be_bytes());
+        before.extend_from_slice(&json);
+        let mut frame = index;
+        frame.reserve_exact(before.len() + TAG_LEN + behind);
+        frame.splice(..0, before);
+        frame.extend_from_slice(&[0; TAG_LEN]);
+        Ok(frame)
     }
+}
 
+impl Trailer {
     /// Reads the plaintext of a trailer after `block_count` blocks and checks what it says against
     /// itself.
     ///

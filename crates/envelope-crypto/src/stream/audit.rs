@@ -14,7 +14,7 @@ use crate::error::{Mismatch, OpenError};
 use crate::format::frames::{Frame, FrameReader};
 use crate::open::Checks;
 use crate::pool::Pool;
-use crate::tree::RootHasher;
+use crate::tree::{Follower, RootHasher};
 
 /// Checks framing, lengths and the hash tree of envelopes; holds no key and needs none.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,7 +35,8 @@ impl Auditor for EnvelopeAuditor {
         let block_len = head.header().block_len;
         let pool = Pool::new(BlockOpener::buffer_len(block_len), 2);
         let frames = FrameReader::new(head.bytes().len(), block_len, pool);
-        let mut walk = Walk { checks, frames, count: 0, root: RootHasher::default() };
+        let (root, follower) = Default::default();
+        let mut walk = Walk { checks, frames, count: 0, root, follower };
         let mut chunk = rest;
         loop {
             walk = spawn_blocking(move || walk.feed(&chunk))
@@ -60,16 +61,19 @@ struct Walk {
     frames: FrameReader,
     count: u64,
     root: RootHasher,
+    follower: Follower,
 }
 
 impl Walk {
     fn feed(mut self, chunk: &Bytes) -> Result<Self, OpenError> {
         let mut input = &chunk[..];
         while let Some(frame) = self.frames.feed(&mut input)? {
-            let leaf = match &frame {
-                Frame::Block(block) => self.checks.frame(self.count, &block.buffer.as_ref()[..block.len])?,
-                Frame::Trailer(bytes) => self.checks.frame(self.count, bytes)?,
+            let bytes = match &frame {
+                Frame::Block(block) => &block.buffer.as_ref()[..block.len],
+                Frame::Trailer(bytes) => bytes,
             };
+            let leaf = self.checks.frame(self.count, bytes)?;
+            self.checks.in_order(&mut self.follower, leaf, bytes.len())?;
             self.count += 1;
             if let Some(leaf) = leaf {
                 self.root.push(leaf);

@@ -1,5 +1,6 @@
 //! Opening a stream.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -123,7 +124,12 @@ pub(super) struct OpenStream {
     shared: Arc<Shared>,
     workers: Workers<BlockFrame, Result<OpenedBlock, OpenError>>,
     tally: Option<Tally>,
+    /// Plaintext that was opened and not given out; the tree has proved as many from the front.
+    held: VecDeque<Bytes>,
+    proved: usize,
     ending: Option<JoinHandle<Result<TrailerFacts, OpenError>>>,
+    /// Stated when everything was given out.
+    report: Option<DumpReport>,
     settler: Option<Settler<DumpReport>>,
 }
 
@@ -166,7 +172,10 @@ impl OpenStream {
             shared,
             workers,
             tally: Some(Tally::default()),
+            held: VecDeque::new(),
+            proved: 0,
             ending: None,
+            report: None,
             settler: Some(settler),
         })
     }
@@ -205,49 +214,64 @@ impl OpenStream {
         self.chunk = Bytes::new();
     }
 
-    fn end(&mut self, tally: Tally, object_len: u64) -> Result<JoinHandle<Result<TrailerFacts, OpenError>>> {
+    fn end(
+        &mut self,
+        mut tally: Tally,
+        object_len: u64,
+    ) -> Result<JoinHandle<Result<TrailerFacts, OpenError>>> {
         let trailer = self.trailer.take().ok_or(OpenError::Truncated)?;
         let shared = Arc::clone(&self.shared);
         Ok(spawn_blocking(move || {
             let Shared { head, key, checks, turnstile } = &*shared;
             let (_, sha256) = turnstile.finish();
+            tally.push_trailer(checks, &trailer)?;
             tally.finish(key, head, checks, trailer, sha256, object_len)
         }))
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
-        self.gather(cx);
-        match self.workers.poll_oldest(cx) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Some(block)) => {
-                let block = block.map_err(|_| died())??;
-                if let Some(tally) = &mut self.tally {
-                    tally.push(&block);
+        loop {
+            if self.proved > 0 {
+                self.proved -= 1;
+                return Poll::Ready(self.held.pop_front().map(Ok));
+            }
+            self.gather(cx);
+            match self.workers.poll_oldest(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(block)) => {
+                    let block = block.map_err(|_| died())??;
+                    let checks = &self.shared.checks;
+                    let proved = self.tally.as_mut().map_or(Ok(true), |tally| tally.push(checks, &block))?;
+                    self.held.push_back(block.plain);
+                    self.proved = if proved { self.held.len() } else { 0 };
+                    continue;
                 }
-                return Poll::Ready(Some(Ok(block.plain)));
+                Poll::Ready(None) => {}
             }
-            Poll::Ready(None) => {}
-        }
-        match self.then.take() {
-            None if self.ending.is_none() && self.tally.is_some() => return Poll::Pending,
-            None => {}
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-            Some(Ok(object_len)) => {
-                if let Some(tally) = self.tally.take() {
-                    self.ending = Some(self.end(tally, object_len)?);
+            match self.then.take() {
+                None if self.ending.is_none() && self.tally.is_some() => return Poll::Pending,
+                None => {}
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(object_len)) => {
+                    if let Some(tally) = self.tally.take() {
+                        self.ending = Some(self.end(tally, object_len)?);
+                    }
+                    // Stays settled: the input has ended, and nothing more is to be gathered.
+                    self.then = Some(Ok(object_len));
                 }
-                // Stays settled: the input has ended, and nothing more is to be gathered.
-                self.then = Some(Ok(object_len));
             }
-        }
-        if let Some(ending) = &mut self.ending {
-            let facts = ready!(Pin::new(ending).poll(cx)).map_err(|_| died())??;
-            self.ending = None;
-            if let Some(settler) = self.settler.take() {
-                settler.settle(facts.report);
+            if let Some(ending) = &mut self.ending {
+                let facts = ready!(Pin::new(ending).poll(cx)).map_err(|_| died())??;
+                self.ending = None;
+                self.report = Some(facts.report);
+                self.proved = self.held.len();
+                continue;
             }
+            if let (Some(settler), Some(report)) = (self.settler.take(), self.report.take()) {
+                settler.settle(report);
+            }
+            return Poll::Ready(None);
         }
-        Poll::Ready(None)
     }
 }
 

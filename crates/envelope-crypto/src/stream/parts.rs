@@ -6,22 +6,24 @@ use std::sync::Arc;
 
 use backup_core::{Error, ErrorKind, Expected, Frames, Result, Stage};
 
+use crate::block::BlockOpener;
 use crate::error::{Mismatch, OpenError};
-use crate::format::limits::{FOOTER_LEN, LEN_LEN, TRAILER_BIT};
+use crate::format::limits::{BlockLen, FOOTER_LEN, LEN_LEN, TRAILER_LEN_MAX};
 use crate::format::{Footer, Head};
 use crate::open::Checks;
 use crate::tree::Tree;
 
-/// Where one frame in so many lies is kept; the others are summed up.
+/// Where one part in so many lies is kept; the others are summed up.
 const STRIDE: usize = 256;
 
-/// Where the frames of one envelope lie, by the lengths beside its tree. A wrong length leads to bytes
-/// that do not hash to the frame's leaf, so nothing has to be believed.
+/// Where the parts of one envelope lie, by the lengths beside its tree. A part is a frame, or the frames
+/// under one leaf where there are very many. A wrong length leads to bytes that do not hash to the
+/// leaf, so nothing has to be believed.
 pub(super) struct Parts {
     checks: Checks,
     tree: Tree<Arc<[u8]>>,
     lens: Vec<u32>,
-    /// Where every [`STRIDE`]th frame begins, counted from the first.
+    /// Where every [`STRIDE`]th part begins, counted from the first.
     landmarks: Vec<u64>,
     head_len: u64,
     object_len: u64,
@@ -30,7 +32,7 @@ pub(super) struct Parts {
 impl fmt::Debug for Parts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Parts")
-            .field("frames", &self.lens.len())
+            .field("parts", &self.lens.len())
             .field("object_len", &self.object_len)
             .finish_non_exhaustive()
     }
@@ -49,14 +51,16 @@ impl Parts {
         };
         let checks = Checks::new(expected)?;
         let tree = Tree::parse(file)?;
-        let lens: Vec<u32> = tree.frame_lens().ok_or_else(no_lens)?.collect();
+        let lens: Vec<u32> = tree.lens().ok_or_else(no_lens)?.collect();
         let mut landmarks = Vec::with_capacity(lens.len() / STRIDE + 1);
         let mut sum = 0u64;
         for (index, len) in lens.iter().enumerate() {
             if index % STRIDE == 0 {
                 landmarks.push(sum);
             }
-            if (*len as usize) <= LEN_LEN {
+            // No more than such frames can have, the trailer among them, so that no more is fetched.
+            let most = tree.span() as usize * BlockOpener::buffer_len(BlockLen::MAX) + TRAILER_LEN_MAX;
+            if !(LEN_LEN + 1..=most).contains(&(*len as usize)) {
                 return Err(wrong());
             }
             sum += u64::from(*len);
@@ -107,19 +111,18 @@ impl Frames for Parts {
     }
 
     fn check(&self, index: u64, bytes: &[u8]) -> Result<()> {
-        self.tree.require_leaf(index, &crate::tree::leaf(bytes))?;
-        // The leaf proves the bytes; the field in them must be the length that led here.
-        let field = bytes.first_chunk().map(|field| u32::from_be_bytes(*field) & !TRAILER_BIT);
-        if field.is_some_and(|len| len as usize == bytes.len() - LEN_LEN) {
-            return Ok(());
-        }
-        Err(OpenError::NotTheExpectedObject(Mismatch::Frame(index)).into())
+        Ok(self.tree.require_frames(index, bytes)?)
     }
 
     fn check_end(&self, bytes: &[u8]) -> Result<()> {
-        let last = self.lens.last().map_or(0, |len| u64::from(*len));
-        let trailer_offset = self.object_len - FOOTER_LEN as u64 - last;
-        let expected = Footer { trailer_offset, block_count: self.count() - 1 }.to_bytes();
-        if bytes == expected { Ok(()) } else { Err(OpenError::Truncated.into()) }
+        let last = u64::from(self.tree.last_len().unwrap_or(0));
+        let expected = (self.object_len - FOOTER_LEN as u64)
+            .checked_sub(last)
+            .map(|trailer_offset| Footer { trailer_offset, block_count: self.tree.len() - 1 }.to_bytes());
+        if expected.is_some_and(|expected| bytes == expected) {
+            Ok(())
+        } else {
+            Err(OpenError::Truncated.into())
+        }
     }
 }

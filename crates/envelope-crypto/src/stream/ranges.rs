@@ -77,8 +77,8 @@ impl StoredEnvelope {
         };
         let frames = place(blocks.start)?.start..place(last)?.end;
         let sealed = self.source.fetch(&self.key, Some(frames), self.pin.as_ref()).await?;
-        let state =
-            Reading { reader: Arc::clone(&self.reader), sealed, buffer: BytesMut::new(), blocks, plain };
+        let (buffer, have) = (BytesMut::new(), None);
+        let state = Reading { reader: Arc::clone(&self.reader), sealed, buffer, have, blocks, plain };
         Ok(ByteStream::new(futures::stream::try_unfold(state, |mut state| async move {
             Ok(state.next().await?.map(|bytes| (bytes, state)))
         })))
@@ -89,6 +89,8 @@ struct Reading {
     reader: Arc<RangeReader>,
     sealed: ByteStream<Sealed>,
     buffer: BytesMut,
+    /// The bytes that the last block was opened from, and where they stand.
+    have: Option<(Range<u64>, Bytes)>,
     blocks: Range<u64>,
     plain: Range<u64>,
 }
@@ -97,12 +99,18 @@ impl Reading {
     async fn next(&mut self) -> Result<Option<Bytes>> {
         let Some(index) = self.blocks.next() else { return Ok(None) };
         let place = self.reader.frame(index).ok_or(OpenError::Block(index))?;
-        let len = (place.end - place.start) as usize;
-        while self.buffer.len() < len {
-            let chunk = self.sealed.next().await.ok_or(OpenError::Truncated)??;
-            self.buffer.extend_from_slice(&chunk);
-        }
-        let frame = self.buffer.split_to(len);
+        let frame = match self.have.take() {
+            Some((known, bytes)) if known == place => bytes,
+            _ => {
+                let len = (place.end - place.start) as usize;
+                while self.buffer.len() < len {
+                    let chunk = self.sealed.next().await.ok_or(OpenError::Truncated)??;
+                    self.buffer.extend_from_slice(&chunk);
+                }
+                self.buffer.split_to(len).freeze()
+            }
+        };
+        self.have = Some((place, frame.clone()));
         let reader = Arc::clone(&self.reader);
         let block = spawn_blocking(move || reader.open(index, &frame)).await.map_err(|_| died())??;
         Ok(Some(block.slice(self.reader.part(index, &self.plain))))
