@@ -2,8 +2,9 @@
 //!
 //! Killed at any call, a backup is either whole or has no manifest, and what has no manifest and is in
 //! the history is removed by the next run. Two machines may prune at once, also by different policies:
-//! each says beside a backup that it is about to remove it, and then decides once more without all
-//! that others say this of, or have removed.
+//! each says beside every backup of a batch that it is about to remove it, and then looks, and decides
+//! once more without all that others say this of, or have removed. Of two that rely on what the other
+//! removes, the one that looks last sees the other's word, for both spoke before they looked.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,10 @@ const INTENT: SignedDuration = SignedDuration::from_hours(24);
 const CLOCK_AHEAD_MAX: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// How far a clock may be ahead of the time that a place gives to what is written now.
 const PLACE_BEHIND_MAX: SignedDuration = SignedDuration::from_hours(24);
+/// Of how many backups a prune says that they are leaving, before it looks once at what others say.
+const BATCH: usize = 64;
+/// How old such a look may be when a backup goes; far below [`INTENT`].
+const LOOK_AGE_MAX: SignedDuration = SignedDuration::from_hours(1);
 /// Of how many backups the statements are read at a time.
 const LOOKS_MAX: usize = 16;
 
@@ -245,35 +250,52 @@ pub async fn prune(cx: &Context, parts: PruneParts<'_>, plan: &PrunePlan) -> Res
     if plan.frozen.is_none() {
         unmark(cx, parts, plan).await?;
     }
-    let mut clock_checked = false;
+    let mut going = Vec::new();
     for (standing, reason) in plan.removals() {
         let at = standing.manifest.manifest().backup();
         cx.check(&at.to_string())?;
-        if !ripe(cx, parts, plan, standing).await? {
+        if ripe(cx, parts, plan, standing).await? {
+            going.push((at, standing, reason));
+        } else {
             pruned.waiting.push(at);
-            continue;
         }
-        attest(cx, parts.sink, parts.signer, &standing.manifest, Claim::Leaving {}).await?;
-        if !clock_checked {
-            check_place_clock(cx, parts, &at).await?;
-            clock_checked = true;
-        }
-        // Somebody may have pinned it since it was looked at.
-        let pinned = attestations(parts.source, parts.trust, &standing.manifest).await?.pinned();
-        if pinned || !plan.still_removes(cx, standing, &leaving(cx, parts, &plan.source).await?) {
-            pruned.spared.push(at);
-            continue;
-        }
-        if !note(cx, parts, &standing.manifest, &reason.to_string()).await? {
-            // Another machine was quicker; what is left are the words said just now.
-            if noted(parts, &at).await?.is_some() {
-                remove_data(parts, &at).await?;
+    }
+    for (n, batch) in going.chunks(BATCH).enumerate() {
+        let said = cx.now();
+        for (i, (at, standing, _)) in batch.iter().enumerate() {
+            cx.check(&at.to_string())?;
+            attest(cx, parts.sink, parts.signer, &standing.manifest, Claim::Leaving {}).await?;
+            if (n, i) == (0, 0) {
+                check_place_clock(cx, parts, at).await?;
             }
-            continue;
         }
-        parts.remover.remove(&at.manifest()).await.map_err(|e| e.at(Stage::Remove))?;
-        remove_data(parts, &at).await?;
-        pruned.removed.push(at);
+        // One look for the whole batch is enough: who says afterwards that something is leaving looks after
+        // that, and sees all of our words.
+        let mut gone = leaving(cx, parts, &plan.source).await?;
+        for (at, standing, reason) in batch {
+            cx.check(&at.to_string())?;
+            // Our words must still count where this place is so slow.
+            if cx.now().duration_since(said) > LOOK_AGE_MAX {
+                attest(cx, parts.sink, parts.signer, &standing.manifest, Claim::Leaving {}).await?;
+                gone = leaving(cx, parts, &plan.source).await?;
+            }
+            // Somebody may have pinned it since it was looked at.
+            let pinned = attestations(parts.source, parts.trust, &standing.manifest).await?.pinned();
+            if pinned || !plan.still_removes(cx, standing, &gone) {
+                pruned.spared.push(at.clone());
+                continue;
+            }
+            if !note(cx, parts, &standing.manifest, &reason.to_string()).await? {
+                // Another machine was quicker; what is left are the words said just now.
+                if noted(parts, at).await?.is_some() {
+                    remove_data(parts, at).await?;
+                }
+                continue;
+            }
+            parts.remover.remove(&at.manifest()).await.map_err(|e| e.at(Stage::Remove))?;
+            remove_data(parts, at).await?;
+            pruned.removed.push(at.clone());
+        }
     }
     Ok(pruned)
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicIsize, Ordering};
 
 use backup_core::pipeline::{self, BackupParts, BackupRequest, ClockCheck, PruneParts, Pruned};
 use backup_core::retention::{Period, Policy};
@@ -195,6 +196,124 @@ async fn two_machines_that_prune_at_once_do_not_remove_what_the_other_relies_on(
     let done = pipeline::prune(&cx(), parts, &plan).await.unwrap();
     assert_eq!((done.removed, done.spared), (vec![], vec![made[2].clone()]));
     assert_eq!(whole(&store).len(), 3);
+}
+
+/// One look at the place serves a batch, so that the calls grow with the removals and not with their square.
+#[tokio::test]
+async fn calls_grow_with_the_removals_and_not_with_their_square() {
+    let mut calls = Vec::new();
+    for count in [20, 40] {
+        let hours: Vec<i64> = (1..=count).rev().map(|n| n * 30).collect();
+        let (store, made) = aged(&hours).await;
+        let standing = pipeline::survey(&cx(), parts(&store), &source()).await.unwrap();
+        let plan = pipeline::plan_prune(&cx(), &source(), standing, &last(1), None);
+        let counted = FaultPlan::never();
+        let faulty = FaultyStore::new(store.clone(), counted.clone());
+        let done = pipeline::prune(&cx(), parts(&faulty), &plan).await.unwrap();
+        assert_eq!(done.removed, made[..made.len() - 1]);
+        calls.push(counted.calls() / (made.len() - 1));
+    }
+    assert!(calls[1] <= calls[0] + 1, "{calls:?} calls for each");
+}
+
+/// Another machine prunes from its beginning to its end before the n-th call of this one.
+#[derive(Debug)]
+struct Meanwhile {
+    store: MemoryStore,
+    other: Policy,
+    left: AtomicIsize,
+}
+
+impl Meanwhile {
+    fn call(&self) {
+        if self.left.fetch_sub(1, Ordering::SeqCst) == 0 {
+            let (store, other) = (self.store.clone(), self.other.clone());
+            let machine = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(pruned(&store, &other)).unwrap();
+            });
+            machine.join().unwrap();
+        }
+    }
+}
+
+impl std::fmt::Display for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.store.fmt(f)
+    }
+}
+
+#[async_trait::async_trait]
+impl Source for Meanwhile {
+    async fn stat(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>> {
+        self.call();
+        self.store.stat(key).await
+    }
+
+    async fn fetch(
+        &self,
+        key: &ObjectKey,
+        range: Option<std::ops::Range<u64>>,
+        pin: Option<&EntityTag>,
+    ) -> Result<ByteStream<Sealed>> {
+        self.call();
+        self.store.fetch(key, range, pin).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        self.call();
+        self.store.list(prefix).await
+    }
+}
+
+#[async_trait::async_trait]
+impl Sink for Meanwhile {
+    fn limits(&self) -> Limits {
+        self.store.limits()
+    }
+
+    async fn begin(&self, key: &ObjectKey, size_hint: Option<u64>) -> Result<Box<dyn Upload>> {
+        self.call();
+        self.store.begin(key, size_hint).await
+    }
+}
+
+#[async_trait::async_trait]
+impl Remover for Meanwhile {
+    async fn remove(&self, key: &ObjectKey) -> Result<()> {
+        self.call();
+        self.store.remove(key).await
+    }
+
+    async fn sweep_unfinished(&self, older_than: jiff::Timestamp) -> Result<Swept> {
+        self.store.sweep_unfinished(older_than).await
+    }
+}
+
+/// Of the four, one machine lets the third go because the second stands for its day, and the other the second
+/// because two younger ones stand; they may meet at any call.
+#[tokio::test]
+async fn two_machines_with_other_rules_never_both_remove_what_the_other_keeps_for() {
+    let daily = Policy { daily: NonZeroU32::new(10), ..Policy::default() };
+    for (mine, other) in [(&daily, &last(2)), (&last(2), &daily)] {
+        let mut outcomes = BTreeSet::new();
+        for n in 0.. {
+            let (store, made) = aged(&[40, 30, 20, 1]).await;
+            let here = Meanwhile { store: store.clone(), other: other.clone(), left: n.into() };
+            let standing = pipeline::survey(&cx(), parts(&store), &source()).await.unwrap();
+            let plan = pipeline::plan_prune(&cx(), &source(), standing, mine, None);
+            // What the other removed meanwhile may be gone under our hands; then the next run goes on.
+            let done = pipeline::prune(&cx(), parts(&here), &plan).await;
+            let there = whole(&store);
+            assert!(there.contains(&made[3]), "call {n}");
+            assert!(there.contains(&made[1]) || there.contains(&made[2]), "call {n}: {done:?}");
+            outcomes.insert((there.contains(&made[1]), there.contains(&made[2])));
+            if here.left.load(Ordering::SeqCst) >= 0 {
+                break;
+            }
+        }
+        assert!(outcomes.len() > 1, "they never met: {outcomes:?}");
+    }
 }
 
 #[tokio::test]
