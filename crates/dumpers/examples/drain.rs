@@ -1,6 +1,8 @@
 //! Dumps a source and throws the bytes away: what a dump alone takes, for measurements.
 //!
-//! `cargo run --release -p dumpers --example drain -- postgres://user@host/database [JOBS]`
+//! `cargo run --release -p dumpers --example drain -- postgres://user@host/database [JOBS [psql]]`
+//!
+//! `psql` reads rows over several connections through that program instead of from the server itself.
 
 #![allow(clippy::print_stdout, reason = "its whole purpose")]
 
@@ -14,7 +16,8 @@ use dumpers::{SourceConfig, open_source};
 async fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let (url, jobs) = (args.next().unwrap_or_default(), args.next());
-    match drain(&url, jobs.as_deref()).await {
+    let through_psql = args.next().is_some_and(|way| way == "psql");
+    match drain(&url, jobs.as_deref(), through_psql).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             println!("{error}");
@@ -23,10 +26,11 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn drain(url: &str, jobs: Option<&str>) -> backup_core::Result<()> {
+async fn drain(url: &str, jobs: Option<&str>, through_psql: bool) -> backup_core::Result<()> {
     let mut config = SourceConfig::from_url(url)?;
     if let (SourceConfig::Postgresql(postgres), Some(jobs)) = (&mut config, jobs) {
         postgres.jobs = jobs.parse().ok();
+        postgres.native = Some(!through_psql);
     }
     let began = Instant::now();
     let mut dump = open_source(&config)?.dump(&Context::new(), &Selection::default()).await?;

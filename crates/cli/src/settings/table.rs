@@ -448,7 +448,7 @@ pub(crate) const DATABASE_FIELDS: &[Field] = &[
         "native",
         Kind::Switch,
         "MongoDB: `false` dumps by `mongodump` and restores by `mongorestore`, which must be installed. Default: by \
-         neither.",
+         neither. PostgreSQL, dump with `jobs`: `false` reads all rows through `psql`. Default: where libpq is needed.",
     ),
     field("replica_set", Kind::Text, "MongoDB: the name of the replica set."),
     field(

@@ -84,6 +84,9 @@ pub struct PostgresConfig {
     /// of its own. Restore: only 1 works for a dump of `pg_dump`; one over several connections is restored
     /// over as many.
     pub jobs: Option<u32>,
+    /// Dump over several connections: `false` reads rows through `psql` even where they can be read from
+    /// the server itself.
+    pub native: Option<bool>,
     /// Restore of a server: other names for databases, each as `old=new`.
     pub rename_databases: Vec<String>,
     /// Restore of a server: what every name of a database begins with.
@@ -204,6 +207,12 @@ fn wrong(setting: &str, what: impl Into<String>) -> Error {
 impl Connection {
     pub(crate) fn get(&self, variable: &str) -> Option<&str> {
         self.env.get(variable).map(String::as_str)
+    }
+
+    /// The password, of the settings or of libpq's variable; one that stands elsewhere is libpq's alone.
+    pub(super) fn password(&self) -> Option<Secret> {
+        let password = self.password.clone().or_else(|| std::env::var("PGPASSWORD").ok().map(Secret::new));
+        password.filter(|password| !password.expose().is_empty())
     }
 
     /// The database's name.

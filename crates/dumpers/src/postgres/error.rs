@@ -85,6 +85,14 @@ pub enum PostgresError {
     /// The target database exists.
     #[error("the database already exists")]
     Exists,
+    /// The server refused something in another way.
+    #[error("the server says: {said}")]
+    Server {
+        /// Its code (PostgreSQL manual, appendix A).
+        code: String,
+        /// Its words.
+        said: String,
+    },
     /// A program failed in another way.
     #[error(transparent)]
     Tool(#[from] ToolError),
@@ -93,7 +101,27 @@ pub enum PostgresError {
 impl PostgresError {
     /// Finds the reason in what a client program said on standard error.
     pub(super) fn of_tool(error: ToolError) -> Self {
-        let said = error.stderr();
+        Self::told(error.stderr()).unwrap_or(Self::Tool(error))
+    }
+
+    /// Finds the reason in what the server itself said, or by its code: its words may be of any language.
+    pub(super) fn of_server(code: &str, said: String) -> Self {
+        if let Some(found) = Self::told(&said) {
+            return found;
+        }
+        match code {
+            "28000" | "28P01" => Self::Credentials(said),
+            "3D000" => Self::NoDatabase(said),
+            "42501" => Self::Permission(said),
+            "53100" => Self::Full(said),
+            "53300" | "57P01" | "57P02" | "57P03" => Self::Unreachable(said),
+            "55P03" => Self::LockTimeout(said),
+            _ => Self::Server { code: code.to_owned(), said },
+        }
+    }
+
+    /// The reason, where the words are known.
+    fn told(said: &str) -> Option<Self> {
         let has = |needles: &[&str]| needles.iter().any(|needle| said.contains(needle));
         let line = || reason(said);
         if has(&[
@@ -105,37 +133,37 @@ impl PostgresError {
             "pg_hba.conf rejects",
         ]) || role_is_unknown(said)
         {
-            return Self::Credentials(line());
+            return Some(Self::Credentials(line()));
         }
         if has(&["certificate verify failed", "does not match host name", "root certificate file"]) {
-            return Self::Certificate(line());
+            return Some(Self::Certificate(line()));
         }
         if said.contains("due to conflict with recovery") {
-            return Self::RecoveryConflict(line());
+            return Some(Self::RecoveryConflict(line()));
         }
         let locking = said.contains("Query was: LOCK TABLE");
         if said.contains("due to lock timeout") || (locking && said.contains("due to statement timeout")) {
-            return Self::LockTimeout(line());
+            return Some(Self::LockTimeout(line()));
         }
         if (locking && said.contains("does not exist"))
             || has(&["could not open relation with OID", "cache lookup failed for"])
         {
-            return Self::Changed(line());
+            return Some(Self::Changed(line()));
         }
         if has(&["no matching tables were found", "no matching schemas were found"]) {
-            return Self::NoMatch(line());
+            return Some(Self::NoMatch(line()));
         }
         if said.contains("FATAL:  database \"") && has(&["\" does not exist"]) {
-            return Self::NoDatabase(line());
+            return Some(Self::NoDatabase(line()));
         }
         if said.contains("unsupported version (") {
-            return Self::DumpTooNew(line());
+            return Some(Self::DumpTooNew(line()));
         }
         if has(&["No space left on device", "could not extend file"]) {
-            return Self::Full(line());
+            return Some(Self::Full(line()));
         }
         if has(&["permission denied", "must be owner", "must be superuser"]) {
-            return Self::Permission(line());
+            return Some(Self::Permission(line()));
         }
         if has(&[
             "could not connect",
@@ -153,9 +181,9 @@ impl PostgresError {
             "connection to server at",
             "connection to server on socket",
         ]) {
-            return Self::Unreachable(line());
+            return Some(Self::Unreachable(line()));
         }
-        Self::Tool(error)
+        None
     }
 
     /// The port's error, about this database or server.
@@ -218,6 +246,7 @@ impl PostgresError {
                 return Error::from(error.clone())
                     .with_hint("install the PostgreSQL client programs, or name their folder in tool_dirs");
             }
+            Self::Server { .. } => (ErrorKind::Tool, "look into the server's log".to_owned()),
             Self::Tool(error) => return Error::from(error.clone()),
         };
         Error::new(kind, subject, self.to_string()).with_hint(hint).with_source(self)

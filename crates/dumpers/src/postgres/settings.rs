@@ -56,6 +56,7 @@ impl PostgresConfig {
             ("lock_timeout_seconds", self.lock_timeout_seconds.is_some()),
             ("lock_wait_limit_seconds", self.lock_wait_limit_seconds.is_some()),
             ("on_blocked", self.on_blocked.is_some()),
+            ("native", self.native.is_some()),
         ];
         if let Some((setting, _)) = set.iter().find(|(_, set)| *set) {
             return Err(wrong(setting, "is a setting of a dump", "leave it out of the target"));
@@ -86,6 +87,7 @@ mod tests {
             (r#"{"dbname":"d","jobs":4}"#, true, false),
             (r#"{"databases":["*"],"jobs":4}"#, false, false),
             (r#"{"dbname":"d","jobs":1}"#, true, true),
+            (r#"{"dbname":"d","jobs":2,"native":false}"#, true, false),
             (r#"{"dbname":"d","on_blocked":"give-way","lock_wait_limit_seconds":5}"#, true, false),
         ] {
             let config = read(json);

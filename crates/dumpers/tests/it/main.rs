@@ -23,6 +23,7 @@ mod own_server;
 mod postgres;
 mod postgres_cluster;
 mod postgres_connect;
+mod postgres_direct;
 mod postgres_drafts;
 mod postgres_faults;
 mod postgres_full;

@@ -147,14 +147,20 @@ async fn equal_to_pg_dump(source: &Database, jobs: u32) {
     let server = &source.server;
     let expected = server.free_name("by_pg_dump");
     restore(&expected.config(), &dump_of(&source.config()).await, false).await.unwrap();
-    let target = server.free_name("by_several");
-    let bytes = whole(&parallel(source, jobs)).await;
-    let warnings = restored(&target.config(), &bytes).await.unwrap();
-    assert!(warnings.is_empty(), "{warnings:?}");
-    assert_eq!(content(&target), content(&expected));
-    assert_eq!(content(&target), content(source));
-    assert_eq!(schema(&target), schema(&expected));
-    assert_eq!(server.databases(&target.name), std::slice::from_ref(&target.name), "nothing else is left");
+    for native in [None, Some(false)] {
+        let target = server.free_name("by_several");
+        let bytes = whole(&PostgresConfig { native, ..parallel(source, jobs) }).await;
+        let warnings = restored(&target.config(), &bytes).await.unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
+        assert_eq!(content(&target), content(&expected));
+        assert_eq!(content(&target), content(source));
+        assert_eq!(schema(&target), schema(&expected));
+        assert_eq!(
+            server.databases(&target.name),
+            std::slice::from_ref(&target.name),
+            "nothing else is left"
+        );
+    }
 }
 
 #[tokio::test]

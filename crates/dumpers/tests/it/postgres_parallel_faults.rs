@@ -292,7 +292,9 @@ async fn a_dropped_dump_over_several_connections_leaves_nothing() {
 async fn incident_79_no_secret_in_the_process_list_over_several_connections() {
     let source = big("secrets_several");
     let password = source.server.password.clone();
-    let mut dump = begin(&parallel(&source, 2)).await.unwrap();
+    // As many programs as can be.
+    let config = PostgresConfig { native: Some(false), ..parallel(&source, 2) };
+    let mut dump = begin(&config).await.unwrap();
     let mut bytes = Vec::new();
     while bytes.len() < 2_000_000 {
         bytes.extend_from_slice(&dump.bytes.next().await.unwrap().unwrap());

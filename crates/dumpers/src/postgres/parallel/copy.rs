@@ -13,7 +13,8 @@ use super::super::config::Connection;
 use super::super::error::PostgresError;
 use super::super::names::literal;
 use super::super::tools::Client;
-use super::session::Session;
+use super::reader::Reader;
+use super::wire::{Way, Wire};
 use super::{DATA_FORMAT, META_PAGES, META_RESTORE, META_TABLE};
 use crate::bundle::MemberHead;
 use crate::tool::{ToolError, Waiting};
@@ -30,6 +31,7 @@ pub(super) struct Place {
     pub(super) psql: Client,
     pub(super) connection: Connection,
     pub(super) waiting: Waiting,
+    pub(super) way: Way,
     /// The snapshot's name.
     pub(super) snapshot: String,
     /// When the server was started.
@@ -87,7 +89,7 @@ pub(super) enum Piece {
 pub(super) struct Copier {
     pub(super) place: Arc<Place>,
     /// Open, at the snapshot, with its locks; `None` after it was lost.
-    pub(super) session: Option<Session>,
+    pub(super) session: Option<Reader>,
     /// Statements that take its locks.
     pub(super) locks: Arc<[String]>,
     /// Ranges for whoever is free.
@@ -125,6 +127,8 @@ impl Copier {
 fn may_pass(error: &PostgresError) -> bool {
     match error {
         PostgresError::Unreachable(_) => true,
+        // Ended by somebody.
+        PostgresError::Server { code, .. } => code == "57014",
         PostgresError::Tool(ToolError::Signalled { .. }) => true,
         PostgresError::Tool(error) => {
             let said = error.stderr();
@@ -138,20 +142,25 @@ impl Place {
     /// A session at the snapshot that holds these locks. They are all taken before the first row is
     /// read: later, somebody may wait for a stronger lock, and whoever asks then stands behind him,
     /// who waits for the end of the dump.
-    pub(super) async fn open(&self, locks: &[String]) -> Result<Session, PostgresError> {
+    ///
+    /// `ready` is a session that is open already.
+    pub(super) async fn open(&self, locks: &[String], ready: Option<Wire>) -> Result<Reader, PostgresError> {
         // Only what the condition asks for is to be read, whatever the statistics make the planner
         // think; and a range is too short to compile or to share.
-        let begin = format!(
+        let begin = [
             "SET synchronize_seqscans = off;\nSET jit = off;\nSET max_parallel_workers_per_gather = 0;\n\
              SET enable_seqscan = off;\nSET enable_indexscan = off;\nSET enable_indexonlyscan = off;\n\
-             SET enable_bitmapscan = off;\n\
-             BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\nSET TRANSACTION SNAPSHOT {};",
-            literal(&self.snapshot)
-        );
-        let opened = Session::open(&self.cx, &self.psql, &self.connection, self.waiting, &begin).await;
-        let mut session = match opened {
-            Err(PostgresError::Tool(error)) if error.stderr().contains("invalid snapshot identifier") => {
+             SET enable_bitmapscan = off;",
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;",
+            &format!("SET TRANSACTION SNAPSHOT {};", literal(&self.snapshot)),
+        ];
+        const UNKNOWN: &str = "invalid snapshot identifier";
+        let mut session = match Reader::open(self, ready, &begin).await {
+            Err(PostgresError::Tool(error)) if error.stderr().contains(UNKNOWN) => {
                 return Err(PostgresError::SnapshotLost(error.stderr().to_owned()));
+            }
+            Err(PostgresError::Server { said, .. }) if said.contains(UNKNOWN) => {
+                return Err(PostgresError::SnapshotLost(said));
             }
             opened => opened?,
         };
@@ -161,11 +170,11 @@ impl Place {
             let what = "another server answers than the one that holds the snapshot".to_owned();
             return Err(PostgresError::SnapshotLost(what));
         }
-        session.run(&format!("SET LOCAL lock_timeout = '{}';", self.lock_wait)).await?;
-        for lock in locks {
-            session.run(lock).await?;
-        }
-        session.run("SET LOCAL lock_timeout = 0;").await?;
+        let wait = format!("SET LOCAL lock_timeout = '{}';", self.lock_wait);
+        let mut statements = vec![&*wait];
+        statements.extend(locks.iter().map(String::as_str));
+        statements.push("SET LOCAL lock_timeout = 0;");
+        session.run(&statements).await?;
         Ok(session)
     }
 }
@@ -173,7 +182,7 @@ impl Place {
 impl Copier {
     async fn copy(&mut self, task: &Task, pieces: &mpsc::Sender<Piece>) -> Result<(), PostgresError> {
         if self.session.is_none() {
-            self.session = Some(self.place.open(&self.locks).await?);
+            self.session = Some(self.place.open(&self.locks, None).await?);
         }
         let Some(session) = self.session.as_mut() else { return Ok(()) };
         let gone = |_| PostgresError::Tool(ToolError::Cancelled { tool: "psql".to_owned() });
@@ -188,9 +197,15 @@ impl Copier {
                 }
                 pieces.send(Piece::Rows(task.number, chunk)).await.map_err(gone)?;
             }
-            match rows.whole() {
-                true => Ok(rows.count),
-                false => Err(PostgresError::Answer(format!("the rows of {} end within a row", task.table))),
+            if !rows.whole() {
+                return Err(PostgresError::Answer(format!("the rows of {} end within a row", task.table)));
+            }
+            match session.counted() {
+                Some(counted) if counted != rows.count => Err(PostgresError::Answer(format!(
+                    "{} rows of {} came, and the server says that it sent {counted}",
+                    rows.count, task.table
+                ))),
+                _ => Ok(rows.count),
             }
         };
         match copied.await {
@@ -251,11 +266,7 @@ impl Rows {
 /// Ends of lines. In COPY's text format each row is one line, and a line break within a value is
 /// written as two letters.
 pub(super) fn lines(chunk: &[u8]) -> u64 {
-    // In blocks whose count fits one byte, which the compiler turns into wide additions.
-    chunk
-        .chunks(255)
-        .map(|block| u64::from(block.iter().map(|&byte| u8::from(byte == b'\n')).sum::<u8>()))
-        .sum()
+    memchr::memchr_iter(b'\n', chunk).count() as u64
 }
 
 #[cfg(test)]
@@ -287,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_counted_in_blocks_of_any_length() {
+    fn lines_of_any_number_are_counted() {
         assert_eq!(lines(b""), 0);
         assert_eq!(lines(b"a\nb"), 1);
         for len in [1, 254, 255, 256, 1000] {

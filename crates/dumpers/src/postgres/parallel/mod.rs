@@ -21,10 +21,12 @@ pub(super) mod incoming;
 mod inspect;
 pub(super) mod load;
 mod ranges;
+mod reader;
 pub(super) mod session;
 pub(super) mod snapshot;
 mod start;
 mod toc;
+mod wire;
 
 use backup_core::{Error, ErrorKind, Result};
 

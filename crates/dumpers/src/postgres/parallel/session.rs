@@ -26,18 +26,24 @@ const MARK_MAX: usize = 64;
 
 /// What every session begins with: nothing ends it but its own work, and text means the same
 /// everywhere. As `pg_dump` sets it.
-const SETTINGS: &str = "SET standard_conforming_strings = on;
+///
+/// `end` ends the statements that give something, which nobody wants.
+pub(super) fn settings(end: &str) -> String {
+    format!(
+        "SET standard_conforming_strings = on;
 SELECT count(pg_catalog.set_config(name, '0', false)) AS ignored FROM pg_catalog.pg_settings
   WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
-                 'transaction_timeout', 'idle_session_timeout') \\gset
-SELECT pg_catalog.set_config('search_path', '', false) AS ignored \\gset
+                 'transaction_timeout', 'idle_session_timeout') {end}
+SELECT pg_catalog.set_config('search_path', '', false) AS ignored {end}
 SET DateStyle = ISO;
 SET IntervalStyle = postgres;
 SET extra_float_digits = 3;
 SET row_security = off;
 SET xmloption = content;
 SET client_min_messages = warning;
-";
+"
+    )
+}
 
 /// An open session. Dropped, its program is stopped, and the server rolls back what it had begun.
 #[derive(Debug)]
@@ -89,7 +95,7 @@ impl Session {
             marked: false,
             rows: 0,
         };
-        session.run(&format!("{SETTINGS}{begin}")).await?;
+        session.run(&format!("{}{begin}", settings("\\gset"))).await?;
         Ok(session)
     }
 

@@ -11,6 +11,7 @@ use super::super::tools::Client;
 use super::ranges::{TableFacts, lock_statements};
 use super::session::Session;
 use super::toc::TableData;
+use super::wire::Reached;
 use crate::tool::Waiting;
 
 /// The first version that reads a range of `ctid` without reading the whole table.
@@ -55,6 +56,11 @@ const EXPORT: &str = "SELECT json_build_object('id', pg_catalog.pg_export_snapsh
   'version', pg_catalog.current_setting('server_version_num')::pg_catalog.int4, \
   'host', :'HOST', 'port', :'PORT');";
 
+const REACHED: &str = "SELECT json_build_object('host', :'HOST', 'port', :'PORT', 'user', :'USER', \
+  'dbname', :'DBNAME', 'ssl', coalesce((SELECT ssl FROM pg_catalog.pg_stat_ssl \
+    WHERE pid = pg_catalog.pg_backend_pid()), false), \
+  'gss', coalesce((SELECT encrypted FROM pg_catalog.pg_stat_gssapi WHERE pid = pg_catalog.pg_backend_pid()), false));";
+
 #[derive(Debug, Deserialize)]
 struct Kind {
     relkind: Option<String>,
@@ -90,6 +96,11 @@ impl Snapshot {
             started: found.started,
             version: found.version,
         })
+    }
+
+    /// How the server was reached.
+    pub(super) async fn reached(&mut self) -> Result<Reached, PostgresError> {
+        self.session.ask(REACHED).await
     }
 
     /// Locks the tables against changes of their shape, as `pg_dump` does, and looks at them.

@@ -18,6 +18,7 @@ use super::copy::{Copier, Place, Task};
 use super::ranges::{Range, TableFacts, lock_statements, shares};
 use super::snapshot::{Snapshot, lock_wait};
 use super::toc::{DataSection, TableData};
+use super::wire::Way;
 use crate::bundle::HEAD_LEN_MAX;
 use crate::tool::{Output, ToolCommand, ToolError, stream};
 
@@ -119,9 +120,10 @@ impl PostgresDumper {
         let connection = snapshot.connection.named(&mark.dump());
         let watched = psql.at(&snapshot.connection);
         trial.watch = self.patience().map(|patience| Watch::start(cx, watched, &mark, patience));
+        let id = snapshot.id.clone();
         let run = |section: &str, more: &[&str]| {
             let command = ToolCommand::new(&pg_dump.path)
-                .args(section_options(section, &snapshot.id))
+                .args(section_options(section, &id))
                 .args(self.choosing(what))
                 // The last of two that say the same is obeyed.
                 .args(more);
@@ -129,30 +131,41 @@ impl PostgresDumper {
         };
         // It holds its locks until this is over, so that nobody comes between it and the others.
         let mut listing = run("data", &["--encoding=UTF8"])?;
-        let section = DataSection::of(entries(&mut listing).await?)?;
+        let way = async {
+            match self.config.native {
+                Some(false) => Ok((Way::Psql, None)),
+                _ => Way::choose(cx, &mut snapshot, &connection, self.waiting).await,
+            }
+        };
+        let (entries, way) = tokio::join!(entries(&mut listing), way);
+        let section = DataSection::of(entries?)?;
         trial.listed = true;
+        let (way, mut ready) = way?;
         let lock_wait = self.lock_wait();
         let wait = format!("--lock-wait-timeout={lock_wait}");
         let outputs = [run("pre-data", &[&wait])?, run("post-data", &[&wait])?];
         let facts = snapshot.lock(&section.tables, &lock_wait).await?;
         let [pre_data, post_data] = outputs;
-        let (pre_data, post_data) = tokio::try_join!(begun(pre_data), begun(post_data))?;
         let place = Arc::new(Place {
             cx: cx.clone(),
             psql: psql.client().clone(),
             connection: connection.clone(),
             waiting: self.waiting,
+            way,
             snapshot: snapshot.id.clone(),
             started: snapshot.started.clone(),
             lock_wait,
             subject: self.connection.describe(),
         });
         let copiers = copiers(&place, &section.tables, &facts, jobs, &snapshot.encoding)?;
-        let copiers = futures::future::try_join_all(copiers.into_iter().map(async |mut copier| {
-            copier.session = Some(copier.place.open(&copier.locks).await?);
-            Ok::<_, PostgresError>(copier)
+        let copiers = futures::future::try_join_all(copiers.into_iter().map(|mut copier| {
+            let ready = ready.take();
+            async move {
+                copier.session = Some(copier.place.open(&copier.locks, ready).await?);
+                Ok::<_, PostgresError>(copier)
+            }
         }));
-        let copiers = copiers.await?;
+        let (pre_data, post_data, copiers) = tokio::try_join!(begun(pre_data), begun(post_data), copiers)?;
         drop(listing);
         Ok(Start { snapshot, section, copiers, pre_data, post_data, watch: None, connection })
     }
