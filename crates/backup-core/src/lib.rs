@@ -29,6 +29,7 @@ mod statement;
 mod store;
 mod stream;
 pub mod strict_json;
+mod tags;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod wrap;
@@ -52,3 +53,4 @@ pub use store::{
     EntityTag, Erased, Limits, ObjectInfo, Receipt, Remover, Sink, Source, Swept, Upload, Whole,
 };
 pub use stream::{ByteStream, Plain, Sealed};
+pub use tags::{Tag, TagError, Tags};

@@ -12,6 +12,7 @@ use crate::dump::DumpFormat;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BackupId, ObjectKey, RepositoryId, SourceName};
 use crate::strict_json;
+use crate::tags::Tags;
 
 /// One backup of one source: where its objects lie.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -166,6 +167,9 @@ pub struct Manifest {
     pub tree_root: Sha256Digest,
     /// Who can open it.
     pub recipients: Vec<RecipientRef>,
+    /// What people wrote on it when it was made.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
 }
 
 /// The text with `?` for every character that a manifest cannot hold: a server's name for its own
@@ -263,6 +267,7 @@ mod tests {
             head_sha256: digest,
             tree_root: digest,
             recipients: Vec::new(),
+            tags: Tags::default(),
         }
     }
 
@@ -271,6 +276,18 @@ mod tests {
         let manifest = manifest();
         let body = manifest.to_json().unwrap();
         assert_eq!(Manifest::from_json(&manifest.backup(), &body).unwrap(), manifest);
+    }
+
+    #[test]
+    fn tags_are_signed_with_it_and_take_no_room_where_there_are_none() {
+        let plain = manifest();
+        assert!(!String::from_utf8(plain.to_json().unwrap()).unwrap().contains("tags"));
+        let tagged = Manifest { tags: Tags::of(["env=prod".parse().unwrap()]).unwrap(), ..plain };
+        let body = tagged.to_json().unwrap();
+        assert_eq!(Manifest::from_json(&tagged.backup(), &body).unwrap(), tagged);
+        let hostile = String::from_utf8(body).unwrap().replace("prod", "\\u001b[2J");
+        let error = Manifest::from_json(&tagged.backup(), hostile.as_bytes()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Integrity);
     }
 
     #[test]

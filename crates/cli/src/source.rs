@@ -1,6 +1,6 @@
 //! What is to be backed up, from a name, a URL, stdin or a command line.
 
-use backup_core::{Selection, SourceName};
+use backup_core::{Selection, SourceName, Tag, TagError, Tags};
 use clap::Args;
 use dumpers::SourceConfig;
 use dumpers::command::CommandConfig;
@@ -48,6 +48,8 @@ pub(crate) struct Source {
     pub(crate) config: SourceConfig,
     /// Which tables.
     pub(crate) selection: Selection,
+    /// What its backups are marked with.
+    pub(crate) tags: Tags,
 }
 
 impl SourceArgs {
@@ -88,7 +90,10 @@ impl SourceArgs {
             return None;
         }
         let name = checks.keep("flag --name", named(self.name.or(default)));
-        Some(Source { name: name?, config: config?, selection })
+        let of = format!("key sources.{}.tags", self.source.as_deref().unwrap_or_default());
+        let listed = table.map_or(&[][..], |table| table.list("tags"));
+        let tags = checks.keep(&of, tags(&of, listed, &Tags::default()));
+        Some(Source { name: name?, config: config?, selection, tags: tags? })
     }
 
     fn config(&self, text: &str, table: Option<&Table>, settings: &Settings) -> Outcome<SourceConfig> {
@@ -117,6 +122,18 @@ impl SourceArgs {
             }
         }
     }
+}
+
+/// Tags as a person writes them, over others that they replace by name.
+///
+/// # Errors
+/// `Config`, naming where they stand.
+pub(crate) fn tags(from: &str, texts: &[String], below: &Tags) -> Outcome<Tags> {
+    let wrong = |error: TagError| Failure::usage(from, error.to_string(), "write tags such as env=prod");
+    let mine = texts.iter().map(|text| text.parse()).collect::<Result<Vec<Tag>, _>>().map_err(wrong)?;
+    let kept = below.iter().filter(|(name, _)| mine.iter().all(|tag| tag.name != *name));
+    let kept = kept.map(|(name, value)| Tag { name: name.to_owned(), value: value.to_owned() });
+    Tags::of(kept.chain(mine.iter().cloned())).map_err(wrong)
 }
 
 /// Refuses what is no URL, or one that would show a secret.

@@ -17,6 +17,7 @@ use crate::seal::{Encryptor, SealSummary, Sealing};
 use crate::statement::{Origin, SignedStatement, Signer, StatementKind, VouchedManifest};
 use crate::store::{Receipt, Sink, Source};
 use crate::stream::ByteStream;
+use crate::tags::Tags;
 
 use super::mirror::{Lane, Lanes, MirrorParts, mirror};
 use super::told::Told;
@@ -78,6 +79,8 @@ pub struct BackupRequest {
     pub estimate: Option<u64>,
     /// Read the stored bytes back and compare before the manifest is written.
     pub read_back: bool,
+    /// What people write on it.
+    pub tags: Tags,
 }
 
 impl BackupRequest {
@@ -85,7 +88,7 @@ impl BackupRequest {
     #[must_use]
     pub fn new(repository: RepositoryId, source: SourceName) -> Self {
         let (id, selection) = (BackupId::random(), Selection::default());
-        Self { repository, source, id, selection, estimate: None, read_back: true }
+        Self { repository, source, id, selection, estimate: None, read_back: true, tags: Tags::default() }
     }
 }
 
@@ -244,6 +247,7 @@ async fn run_backup(
         head_sha256: summary.head_sha256,
         tree_root: summary.tree_root,
         recipients: parts.encryptor.recipients(),
+        tags: request.tags.clone(),
     };
     check_lengths(&receipt, summary)?;
     let signed = parts.signer.sign(StatementKind::Manifest, &manifest.to_json()?)?;

@@ -67,6 +67,7 @@ impl Signing<'_> {
             head_sha256: digest("head"),
             tree_root: digest("tree"),
             recipients: vec![RecipientRef { kind: "scripted".to_owned(), key_id: Some(digest("key")) }],
+            tags: crate::Tags::default(),
         }
     }
 

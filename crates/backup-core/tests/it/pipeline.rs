@@ -43,6 +43,7 @@ impl World {
             selection: Selection::default(),
             estimate: None,
             read_back: true,
+            tags: backup_core::Tags::default(),
         };
         pipeline::backup(cx, &parts, request).await
     }

@@ -46,6 +46,7 @@ pub(crate) async fn aged(hours: &[i64]) -> (MemoryStore, Vec<BackupRef>) {
             selection: Selection::default(),
             estimate: None,
             read_back: false,
+            tags: backup_core::Tags::default(),
         };
         let at = BackupRef { source: source(), id: request.id };
         pipeline::backup(&cx, &parts, request).await.unwrap();

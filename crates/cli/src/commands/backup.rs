@@ -20,7 +20,7 @@ use crate::args::{DestinationsArgs, ReadBackArgs, SealArgs, SecretArgs, Sets};
 use crate::carry::{self, Several};
 use crate::failure::{Failure, Outcome};
 use crate::settings::{KeyName, Needs, Settings};
-use crate::source::{Source, SourceArgs};
+use crate::source::{Source, SourceArgs, tags};
 use crate::state::{Both, Inventory, RunLogs, State};
 use crate::{host, keys, printer, wiring};
 
@@ -38,6 +38,9 @@ pub(crate) struct Done {
 pub(crate) struct Backup {
     #[command(flatten)]
     source: SourceArgs,
+    /// Mark the backup with this, signed in its manifest; repeatable, over the tags of the source
+    #[arg(long = "tag", value_name = "NAME=VALUE")]
+    tags: Vec<String>,
     #[command(flatten)]
     destination: DestinationsArgs,
     #[command(flatten)]
@@ -59,8 +62,10 @@ impl Backup {
         };
         let flags: [&dyn Sets; 4] = [&self.destination, &self.seal, &self.secrets, &self.read_back];
         let (settings, mut checks) = around.checked(&flags, needs)?;
-        let source = self.source.resolve(&settings, &mut checks);
-        if let Some(source) = &source {
+        let mut source = self.source.resolve(&settings, &mut checks);
+        if let Some(source) = &mut source {
+            let mine = tags("flag --tag", &self.tags, &source.tags);
+            source.tags = checks.keep("flag --tag", mine).unwrap_or_default();
             checks.keep("", wiring::dumper(&source.config));
         }
         let is_data = source.as_ref().is_some_and(|one| matches!(one.config, SourceConfig::Stdin(_)));
@@ -238,6 +243,7 @@ async fn stored(
         selection: source.selection.clone(),
         estimate: probe.estimated_bytes,
         read_back: settings.verify,
+        tags: source.tags.clone(),
     };
     let Mirrored { outcome, mut copies } = pipeline::mirror(cx, &parts, request).await;
     copies.sort_by_key(|copy| places.iter().position(|place| place.name == copy.name));

@@ -105,6 +105,7 @@ impl Quickstart {
             name,
             config: SourceConfig::Sqlite(SqliteConfig::new(&paths.sample)),
             selection: backup_core::Selection::default(),
+            tags: backup_core::Tags::default(),
         };
         let done = backup::run(&around, &settings, &source).await?.made;
         let at = done.manifest.backup();

@@ -243,6 +243,12 @@ pub(crate) const SOURCE_FIELDS: &[Field] = &[
         Kind::Text,
         "What people call it, shown beside the name on this machine; no backup holds it.",
     ),
+    field(
+        "tags",
+        Kind::List,
+        "What every backup of it is marked with, signed in its manifest: `[\"env=prod\", \"team=billing\"]`. `list --tag` \
+         finds them again.",
+    ),
     field("include", Kind::List, "Only these tables."),
     field("exclude", Kind::List, "All tables but these."),
     field(

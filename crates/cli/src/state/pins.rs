@@ -287,6 +287,7 @@ mod tests {
             head_sha256: Sha256Digest([0; 32]),
             tree_root: Sha256Digest([0; 32]),
             recipients: vec![],
+            tags: backup_core::Tags::default(),
         };
         let origin = Origin::Trusted { signer: Sha256Digest([7; 32]) };
         VouchedManifest::vouched(manifest, origin, Sha256Digest::of(content.as_bytes()))

@@ -81,6 +81,7 @@ impl World {
             selection: Selection::default(),
             estimate: None,
             read_back: true,
+            tags: backup_core::Tags::default(),
         }
     }
 
