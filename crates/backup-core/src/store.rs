@@ -9,7 +9,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::digest::Sha256Digest;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectKey;
 use crate::stream::{ByteStream, Sealed};
 
@@ -28,6 +28,15 @@ pub trait Sink: fmt::Debug + fmt::Display + Send + Sync {
     /// # Errors
     /// `Conflict` when the key is already taken and the place can tell early.
     async fn begin(&self, key: &ObjectKey, size_hint: Option<u64>) -> Result<Box<dyn Upload>>;
+
+    /// Holds an object without a date, or ends that, and looks that it is so.
+    ///
+    /// # Errors
+    /// `Unsupported` where the place has no such thing, or says yes and does nothing; `Denied`.
+    async fn hold(&self, key: &ObjectKey, on: bool) -> Result<()> {
+        let _ = on;
+        Err(Error::new(ErrorKind::Unsupported, key.as_str(), "this kind of place has no legal hold"))
+    }
 }
 
 /// What a place can hold, in bytes and counts.
@@ -121,6 +130,50 @@ pub struct ObjectInfo {
     pub modified: Option<Timestamp>,
 }
 
+/// What a place keeps an object by, against everybody who would remove it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Until when, by the place's clock.
+    pub until: Option<Timestamp>,
+    /// The place's word for how strictly the date is kept, such as `COMPLIANCE` or `GOVERNANCE`.
+    pub mode: Option<String>,
+    /// Whether it is held without a date, until somebody ends that.
+    pub legal_hold: bool,
+}
+
+impl Held {
+    /// Whether it cannot be removed at this time.
+    #[must_use]
+    pub fn holds(&self, now: Timestamp) -> bool {
+        self.legal_hold || self.until.is_some_and(|until| until > now)
+    }
+
+    /// Both together: the later date, and any hold.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let legal_hold = self.legal_hold || other.legal_hold;
+        let later = if other.until > self.until { other } else { self };
+        Self { legal_hold, ..later }
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hold = if self.legal_hold { "under a legal hold" } else { "" };
+        match &self.until {
+            None if self.legal_hold => f.write_str(hold),
+            None => f.write_str("not locked"),
+            Some(until) => {
+                write!(f, "locked until {until}")?;
+                if let Some(mode) = &self.mode {
+                    write!(f, " ({})", mode.to_lowercase())?;
+                }
+                if self.legal_hold { write!(f, " and {hold}") } else { Ok(()) }
+            }
+        }
+    }
+}
+
 /// Reads objects. `Display` names the place without a secret.
 #[async_trait]
 pub trait Source: fmt::Debug + fmt::Display + Send + Sync {
@@ -143,6 +196,15 @@ pub trait Source: fmt::Debug + fmt::Display + Send + Sync {
     /// Every committed object whose key begins with `prefix` (empty, or whole segments ending in
     /// `/`), in the order of keys, however many there are.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>>;
+
+    /// What the place keeps an object by; `None` where it has no locks, or cannot tell of them.
+    ///
+    /// # Errors
+    /// `Denied` where the credentials may not ask.
+    async fn held(&self, key: &ObjectKey) -> Result<Option<Held>> {
+        let _ = key;
+        Ok(None)
+    }
 }
 
 /// Removes objects. A machine that only backs up holds none.
@@ -159,6 +221,12 @@ pub trait Remover: fmt::Debug + fmt::Display + Send + Sync {
     async fn erase(&self, key: &ObjectKey) -> Result<Erased> {
         self.remove(key).await?;
         Ok(Erased { versions: None })
+    }
+
+    /// What the place itself keeps of objects after they were erased, as far as it says so: a sentence for a
+    /// person for each. Nothing where it keeps nothing, or has no such thing.
+    async fn kept_after_erasing(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     /// Removes what uploads left behind that were begun before `older_than` and never committed.

@@ -92,7 +92,7 @@ impl SourceArgs {
         let name = checks.keep("flag --name", named(self.name.or(default)));
         let of = format!("key sources.{}.tags", self.source.as_deref().unwrap_or_default());
         let listed = table.map_or(&[][..], |table| table.list("tags"));
-        let tags = checks.keep(&of, tags(&of, listed, &Tags::default()));
+        let tags = checks.keep("", tags(&of, listed, &Tags::default()));
         Some(Source { name: name?, config: config?, selection, tags: tags? })
     }
 

@@ -14,7 +14,7 @@ use envelope_crypto::{
     SealOptions,
 };
 use notifiers::JsonLines;
-use storage::{Credentials, Login, StorageConfig};
+use storage::{Credentials, LockOnWrite, Login, StorageConfig};
 
 use crate::failure::{Failure, Outcome};
 use crate::secrets;
@@ -27,6 +27,10 @@ pub(crate) struct Place {
     pub(crate) ports: storage::Opened,
     /// What it is called in this machine's memory.
     pub(crate) name: String,
+    /// Whether backups are written there with a lock.
+    pub(crate) locks: bool,
+    /// Whether a pin is a legal hold there too.
+    pub(crate) legal_hold: bool,
     /// The rate of its own table.
     limit: Option<Rate>,
 }
@@ -46,7 +50,9 @@ pub(crate) fn place(destination: &Destination, env: &Environment) -> Outcome<Pla
         None => destination.url.clone(),
     };
     let limit = limit(destination)?;
-    Ok(Place { ports: storage::open(&config)?, name, limit })
+    let legal_hold = destination.table.switch("legal_hold").unwrap_or(false);
+    let locks = destination.table.number("lock_days").is_some();
+    Ok(Place { ports: storage::open(&config)?, name, locks, legal_hold, limit })
 }
 
 /// Says what is wrong with a destination, as far as that can be known without opening it.
@@ -118,10 +124,44 @@ fn login(destination: &Destination, env: &Environment) -> Outcome<Login> {
 /// `Config`, and those of the credentials.
 pub(crate) fn storage_config(destination: &Destination, env: &Environment) -> Outcome<StorageConfig> {
     let config = StorageConfig::from_url(&destination.url)?.with_login(login(destination, env)?);
+    let config = match lock(destination)? {
+        Some(lock) => config.with_lock(lock),
+        None => config,
+    };
     Ok(match credentials(destination, env)? {
         Some(credentials) => config.with_credentials(credentials),
         None => config,
     })
+}
+
+/// The lock that objects of backups get there.
+fn lock(destination: &Destination) -> Outcome<Option<LockOnWrite>> {
+    let key = |key: &str| format!("destinations.{}.{key}", destination.name.as_deref().unwrap_or_default());
+    let compliance = match destination.table.text("lock_mode") {
+        None | Some("governance") => false,
+        Some("compliance") => true,
+        Some(other) => {
+            return Err(Failure::usage(
+                key("lock_mode"),
+                format!("{other:?} is no kind of lock"),
+                "write governance or compliance",
+            ));
+        }
+    };
+    match (destination.table.number("lock_days"), destination.table.text("lock_mode")) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(Failure::usage(
+            key("lock_mode"),
+            "says how strict a lock is, and there is none",
+            "set lock_days too",
+        )),
+        (Some(days), _) => {
+            let lock = LockOnWrite::new(days.try_into().unwrap_or_default(), compliance);
+            lock.map(Some).map_err(|error| {
+                Failure::usage(key("lock_days"), error.what(), error.hint().unwrap_or_default())
+            })
+        }
+    }
 }
 
 fn credentials(destination: &Destination, env: &Environment) -> Outcome<Option<Credentials>> {

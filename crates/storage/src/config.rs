@@ -25,6 +25,7 @@ pub struct StorageConfig {
     pub(crate) credentials: Option<Credentials>,
     pub(crate) login: Login,
     pub(crate) retry: Retrying,
+    pub(crate) lock: Option<LockOnWrite>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +78,32 @@ impl Default for Retrying {
             min_delay: Duration::from_millis(500),
             max_delay: Duration::from_secs(20),
             patience: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The lock that every object of a backup is written with (S3 object lock). The date counts from the store's own time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockOnWrite {
+    /// For how many days.
+    pub(crate) days: u32,
+    /// Nobody can end it early, whatever rights they have; without, those with a special right can.
+    pub(crate) compliance: bool,
+}
+
+impl LockOnWrite {
+    /// The most days: a lock cannot be taken back, and nobody means a century.
+    pub const DAYS_MAX: u32 = 3_660;
+
+    /// A lock for so many days, from 1 to [`LockOnWrite::DAYS_MAX`].
+    ///
+    /// # Errors
+    /// `Config` for any other number.
+    pub fn new(days: u64, compliance: bool) -> Result<Self> {
+        match u32::try_from(days) {
+            Ok(days) if (1..=Self::DAYS_MAX).contains(&days) => Ok(Self { days, compliance }),
+            _ => Err(Error::new(ErrorKind::Config, "lock_days", format!("{days} days cannot be meant"))
+                .with_hint(format!("write a whole number from 1 to {}", Self::DAYS_MAX))),
         }
     }
 }
@@ -146,7 +173,7 @@ impl fmt::Debug for Login {
 
 impl StorageConfig {
     fn of(place: Place) -> Self {
-        Self { place, credentials: None, login: Login::default(), retry: Retrying::default() }
+        Self { place, credentials: None, login: Login::default(), retry: Retrying::default(), lock: None }
     }
 
     /// A local folder.
@@ -235,6 +262,13 @@ impl StorageConfig {
     #[must_use]
     pub fn with_login(mut self, login: Login) -> Self {
         self.login = login;
+        self
+    }
+
+    /// With a lock on every object of a backup that is written there.
+    #[must_use]
+    pub fn with_lock(mut self, lock: LockOnWrite) -> Self {
+        self.lock = Some(lock);
         self
     }
 

@@ -46,7 +46,7 @@ use std::sync::Arc;
 
 use backup_core::{Error, ErrorKind, Remover, Result, Sink, Source};
 
-pub use config::{Credentials, Login, Retrying, StorageConfig};
+pub use config::{Credentials, LockOnWrite, Login, Retrying, StorageConfig};
 pub use probe::{AppendOnly, Check, Outcome, ProbeReport, probe};
 pub use trouble::Trouble;
 
@@ -75,13 +75,22 @@ pub fn open(config: &StorageConfig) -> Result<Opened> {
 
 /// The ports, and the calls that only the probe makes; `None` where a place has only its ports.
 fn open_both(config: &StorageConfig) -> Result<(Opened, Option<Arc<dyn Direct>>)> {
+    if config.lock.is_some() && !matches!(config.place, Place::S3(_)) {
+        return Err(Error::new(
+            ErrorKind::Config,
+            config.to_string(),
+            "lock_days is set, and only S3 takes a lock with an object",
+        )
+        .with_hint("leave lock_days out; docs/storage.md says what else protects backups there"));
+    }
     match &config.place {
         Place::Local(folder) => {
             let place = Arc::new(local::LocalPlace::open(folder)?);
             Ok((ports(&place), Some(place)))
         }
         Place::S3(s3) => {
-            let place = Arc::new(s3::S3Store::open(s3, config.credentials.as_ref(), config.retry)?);
+            let place =
+                Arc::new(s3::S3Store::open(s3, config.credentials.as_ref(), config.retry, config.lock)?);
             Ok((ports(&place), Some(place)))
         }
         Place::Gcs(gcs) => {

@@ -5,6 +5,7 @@ mod attest;
 mod backup;
 mod catalogue;
 mod copy;
+mod held;
 mod meter;
 mod mirror;
 mod orphans;
@@ -21,9 +22,13 @@ pub use attest::{Attested, attest, attestations, attestations_among};
 pub use backup::{BackedUp, BackupParts, BackupRequest, backup};
 pub use catalogue::{Listed, find, latest, list, list_among};
 pub use copy::{Copied, CopyParts, copy, copy_history};
+pub use held::{held, held_among, hold};
 pub use mirror::{CopyOutcome, CopyState, Destination, Enough, MirrorParts, Mirrored, mirror};
 pub use orphans::{Orphan, orphans, remove_orphan};
-pub use prune::{ClockCheck, PruneParts, PrunePlan, Pruned, Standing, plan_prune, prune, retire, survey};
+pub use prune::{
+    ClockCheck, Elsewhere, PruneParts, PrunePlan, Pruned, Standing, heed_locks, plan_prune, plan_retire,
+    prune, survey,
+};
 pub use read::{OpenedBackup, manifest, open};
 pub use restore::{RestoreOptions, RestoreOutcome, restore};
 pub use sample::{CONFIDENCE, SampleSize, Sampled, damaged_below, sample};

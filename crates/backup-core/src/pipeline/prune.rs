@@ -6,7 +6,7 @@
 //! once more without all that others say this of, or have removed. Of two that rely on what the other
 //! removes, the one that looks last sees the other's word, for both spoke before they looked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{StreamExt as _, TryStreamExt as _};
 use jiff::{SignedDuration, Timestamp};
@@ -14,13 +14,14 @@ use jiff::{SignedDuration, Timestamp};
 use crate::attestation::{Claim, Removal};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result, Stage};
-use crate::id::SourceName;
-use crate::manifest::BackupRef;
+use crate::id::{BackupId, SourceName};
+use crate::manifest::{BackupRef, printable};
 use crate::retention::{Candidate, Decision, Policy, Reason, Verdict, decide, freeze};
 use crate::statement::{Signer, StatementKind, Trust, VouchedManifest};
 use crate::store::{ObjectInfo, Remover, Sink, Source};
 use crate::stream::ByteStream;
 
+use super::held::held_among;
 use super::{Attested, attest, attestations, attestations_among, list_among, read, store};
 
 /// How long a pruner's word that it is about to remove a backup counts.
@@ -73,6 +74,19 @@ pub struct PrunePlan {
     pub frozen: Option<String>,
     /// Every backup that stands, the newest first, with what was decided of it.
     pub decisions: Vec<(Standing, Decision)>,
+    /// Whether what goes stands in another place, so that what others remove here displaces nothing.
+    elsewhere: bool,
+}
+
+/// What another place holds of a source.
+#[derive(Debug, Clone, Copy)]
+pub struct Elsewhere<'a> {
+    /// What people call it.
+    pub name: &'a str,
+    /// The backups that were verified there now.
+    pub verified: &'a BTreeSet<BackupId>,
+    /// How many of them were deeply verified by a verifier, and are not known as damaged.
+    pub proven: usize,
 }
 
 /// What a prune did.
@@ -197,7 +211,75 @@ pub fn plan_prune(
         .into_iter()
         .filter_map(|decision| Some((by_id.remove(&decision.id)?, decision)))
         .collect();
-    PrunePlan { source: source.clone(), policy: policy.clone(), frozen, decisions }
+    PrunePlan { source: source.clone(), policy: policy.clone(), frozen, decisions, elsewhere: false }
+}
+
+/// Decides over what stands where all of it is to go because another place has it; removes nothing. What is pinned
+/// stays, as does what was not verified there; nothing goes while fewer backups than `policy.at_least` are proven
+/// there, while something is unusual ([`freeze`]), or for the reason `frozen`.
+///
+/// Of the policy, `at_least` and `delay` count, and what [`freeze`] asks of it.
+#[must_use]
+pub fn plan_retire(
+    cx: &Context,
+    source: &SourceName,
+    mut standing: Vec<Standing>,
+    policy: &Policy,
+    other: Elsewhere<'_>,
+    frozen: Option<&str>,
+) -> PrunePlan {
+    let candidates: Vec<Candidate> = standing.iter().map(|one| one.candidate.clone()).collect();
+    let frozen = frozen.map(str::to_owned).or_else(|| freeze(&candidates, policy, cx.now()));
+    let floor = policy.at_least.map_or(1, |count| count.get() as usize);
+    standing.sort_by_key(|one| std::cmp::Reverse((one.candidate.first_seen.min(cx.now()), one.candidate.id)));
+    let decided = |one: &Standing| {
+        let candidate = &one.candidate;
+        let mut kept: Vec<Reason> = frozen.iter().cloned().map(Reason::Frozen).collect();
+        if candidate.pinned {
+            kept.push(Reason::Pinned);
+        }
+        if !other.verified.contains(&candidate.id) {
+            kept.push(Reason::OnlyHere);
+        }
+        if other.proven == 0 {
+            kept.push(Reason::NothingProven);
+        } else if other.proven < floor {
+            kept.push(Reason::AtLeast);
+        }
+        let gone = Verdict::Remove(Reason::Elsewhere(printable(other.name)));
+        Decision { id: candidate.id, verdict: if kept.is_empty() { gone } else { Verdict::Keep(kept) } }
+    };
+    let decisions = standing.into_iter().map(|one| {
+        let decision = decided(&one);
+        (one, decision)
+    });
+    let decisions = decisions.collect();
+    PrunePlan { source: source.clone(), policy: policy.clone(), frozen, decisions, elsewhere: true }
+}
+
+/// Asks the place what it holds of what is to go: that waits, with the date for its reason.
+///
+/// # Errors
+/// `Denied` where the credentials may not ask; those of the place.
+pub async fn heed_locks(cx: &Context, source: &dyn Source, mut plan: PrunePlan) -> Result<PrunePlan> {
+    let asked = plan.removals().map(|(standing, _)| standing.manifest.manifest().backup()).collect();
+    cx.check(plan.source.as_str())?;
+    for (at, held) in held_among(source, asked, LOOKS_MAX).await? {
+        let mut kept = Vec::new();
+        if held.legal_hold {
+            kept.push(Reason::LegalHold);
+        }
+        if let Some(until) = held.until.filter(|until| *until > cx.now()) {
+            kept.push(Reason::Locked(until));
+        }
+        let of = plan.decisions.iter_mut().find(|(one, _)| one.candidate.id == at.id);
+        // A lock only keeps: it lets nothing else go.
+        if let (Some((standing, decision)), false) = (of, kept.is_empty()) {
+            standing.candidate.locked_until = held.until;
+            decision.verdict = Verdict::Keep(kept);
+        }
+    }
+    Ok(plan)
 }
 
 impl PrunePlan {
@@ -211,6 +293,9 @@ impl PrunePlan {
 
     /// Whether a backup would still go if the others in `gone` were not there.
     fn still_removes(&self, cx: &Context, one: &Standing, gone: &[BackupRef]) -> bool {
+        if self.elsewhere {
+            return true;
+        }
         let left: Vec<Candidate> = self
             .decisions
             .iter()
@@ -334,30 +419,6 @@ async fn check_place_clock(cx: &Context, parts: PruneParts<'_>, at: &BackupRef) 
         Some(newest) if cx.now().duration_since(newest) > PLACE_BEHIND_MAX => Err(clock_ahead(cx, newest)),
         _ => Ok(()),
     }
-}
-
-/// Removes one backup for a reason that is no rule of retention, as when all of it is somewhere else,
-/// in the same order as [`prune`]. `false` when it was gone already.
-///
-/// Not cancel safe in the same sense; [`prune`] removes what is left of it.
-///
-/// # Errors
-/// As [`prune`].
-pub async fn retire(
-    cx: &Context,
-    parts: PruneParts<'_>,
-    manifest: &VouchedManifest,
-    reason: &str,
-) -> Result<bool> {
-    let at = manifest.manifest().backup();
-    let stood = note(cx, parts, manifest, reason).await?;
-    if stood {
-        parts.remover.remove(&at.manifest()).await.map_err(|e| e.at(Stage::Remove))?;
-    } else if noted(parts, &at).await?.is_none() {
-        return Ok(false);
-    }
-    remove_data(parts, &at).await?;
-    Ok(stood)
 }
 
 /// Writes into the history what is about to be removed, unless it is there. `false` when the backup

@@ -9,7 +9,7 @@ use crate::statement::{StatementKind, VouchedManifest};
 use crate::stream::ByteStream;
 
 use super::prune::{PruneParts, Standing, note, noted};
-use super::{read, store};
+use super::{held, read, store};
 
 /// What no look at one place can tell.
 const NOT_PROMISED: [&str; 4] = [
@@ -59,6 +59,16 @@ pub async fn shred(
     if let Some(done) = certificate(parts, &at).await? {
         return Ok(done);
     }
+    // Nothing is begun that a lock would leave half done. Credentials that may not ask are told by the erasing.
+    match held(parts.source, &at).await {
+        Ok(Some(found)) if found.holds(cx.now()) => {
+            return Err(Error::new(ErrorKind::Conflict, at.to_string(), format!("is {found}"))
+                .with_hint("nothing was removed; shred it when the lock has ended (`strongroom pin --off` ends a legal hold)")
+                .at(Stage::Remove));
+        }
+        Err(error) if !matches!(error.kind(), ErrorKind::Denied | ErrorKind::NotFound) => return Err(error),
+        _ => {}
+    }
     let reason = printable(reason);
     note(cx, parts, manifest, &format!("shredded: {reason}")).await?;
     let listed = parts.source.list(&at.prefix()).await.map_err(|e| e.at(Stage::Remove))?;
@@ -94,6 +104,15 @@ pub async fn shred(
     } else {
         verified.push("earlier versions: this place cannot tell of versions".to_owned());
     }
+    verified.extend(
+        parts
+            .remover
+            .kept_after_erasing()
+            .await
+            .map_err(|e| e.at(Stage::Remove))?
+            .iter()
+            .map(|text| printable(text)),
+    );
     verified.push("destroying the recipients' private keys was no part of this".to_owned());
     let said = Shredding {
         repository: body.repository,

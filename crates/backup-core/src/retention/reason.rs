@@ -30,6 +30,12 @@ pub enum Reason {
     Pinned,
     /// It is locked until then.
     Locked(Timestamp),
+    /// The store holds it without a date.
+    LegalHold,
+    /// All of it is in another place, of this name, and was verified there.
+    Elsewhere(String),
+    /// It is in no other place, or was not verified there.
+    OnlyHere,
     /// It keeps a slot of the schedule for `last`.
     Last(String),
     /// It keeps a slot of the calendar.
@@ -62,6 +68,9 @@ impl fmt::Display for Reason {
             Self::NoRule => f.write_str("there is no rule that lets anything go"),
             Self::Pinned => f.write_str("it is pinned"),
             Self::Locked(until) => write!(f, "it is locked until {until}"),
+            Self::LegalHold => f.write_str("a legal hold of the store keeps it"),
+            Self::Elsewhere(place) => write!(f, "all of it is in {place}"),
+            Self::OnlyHere => f.write_str("it was not verified in the other place"),
             Self::Last(slot) => write!(f, "one of the last: {slot}"),
             Self::Slot(period, slot) => write!(f, "the one of the {period} {slot}"),
             Self::Unproven => f.write_str("it was not deeply verified yet, and is kept beside the count"),

@@ -12,7 +12,9 @@ use jiff::Timestamp;
 
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::id::ObjectKey;
-use crate::store::{EntityTag, Limits, ObjectInfo, Receipt, Remover, Sink, Source, Swept, Upload, Whole};
+use crate::store::{
+    EntityTag, Held, Limits, ObjectInfo, Receipt, Remover, Sink, Source, Swept, Upload, Whole,
+};
 use crate::stream::{ByteStream, Sealed};
 
 /// In which way the chosen call fails.
@@ -214,6 +216,10 @@ impl<S: Source> Source for FaultyStore<S> {
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
         self.call("list", prefix, self.inner.list(prefix)).await
+    }
+
+    async fn held(&self, key: &ObjectKey) -> Result<Option<Held>> {
+        self.call("held", key.as_str(), self.inner.held(key)).await
     }
 }
 

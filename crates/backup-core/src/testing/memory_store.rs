@@ -13,7 +13,9 @@ use crate::context::{Clock, SystemClock};
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ObjectKey;
-use crate::store::{EntityTag, Limits, ObjectInfo, Receipt, Remover, Sink, Source, Swept, Upload, Whole};
+use crate::store::{
+    EntityTag, Held, Limits, ObjectInfo, Receipt, Remover, Sink, Source, Swept, Upload, Whole,
+};
 use crate::stream::{ByteStream, Sealed};
 
 /// How many bytes one chunk of a fetched stream has.
@@ -33,6 +35,7 @@ pub struct MemoryStore {
 struct Inner {
     objects: BTreeMap<ObjectKey, Object>,
     unfinished: BTreeMap<u64, Unfinished>,
+    held: BTreeMap<ObjectKey, Held>,
     next: u64,
 }
 
@@ -79,6 +82,11 @@ impl MemoryStore {
         let mut inner = self.lock();
         let version = inner.take_number();
         inner.objects.insert(key.clone(), Object { bytes: bytes.into(), version, modified: now });
+    }
+
+    /// Says of an object that the place keeps it.
+    pub fn lock_object(&self, key: &ObjectKey, held: Held) {
+        self.lock().held.insert(key.clone(), held);
     }
 
     /// How many uploads were begun and neither committed, aborted nor swept.
@@ -161,6 +169,11 @@ impl Sink for MemoryStore {
         let number = inner.take_number();
         inner.unfinished.insert(number, Unfinished { key: key.clone(), begun });
         Ok(Box::new(MemoryUpload { store: self.clone(), key: key.clone(), number, bytes: BytesMut::new() }))
+    }
+
+    async fn hold(&self, key: &ObjectKey, on: bool) -> Result<()> {
+        self.lock().held.entry(key.clone()).or_default().legal_hold = on;
+        Ok(())
     }
 }
 
@@ -254,12 +267,21 @@ impl Source for MemoryStore {
         let found = inner.objects.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
         Ok(found.map(|(key, object)| object.info(key)).collect())
     }
+
+    async fn held(&self, key: &ObjectKey) -> Result<Option<Held>> {
+        Ok(Some(self.lock().held.get(key).cloned().unwrap_or_default()))
+    }
 }
 
 #[async_trait]
 impl Remover for MemoryStore {
     async fn remove(&self, key: &ObjectKey) -> Result<()> {
-        self.lock().objects.remove(key);
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        if let Some(held) = inner.held.get(key).filter(|held| held.holds(now)) {
+            return Err(Error::new(ErrorKind::Conflict, key.as_str(), format!("is {held}")));
+        }
+        inner.objects.remove(key);
         Ok(())
     }
 

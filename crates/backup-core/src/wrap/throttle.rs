@@ -71,6 +71,10 @@ impl<S: Sink> Sink for Throttled<S> {
         let inner = self.inner.begin(key, size_hint).await?;
         Ok(Box::new(ThrottledUpload { inner, allowance: Arc::clone(&self.allowance) }))
     }
+
+    async fn hold(&self, key: &ObjectKey, on: bool) -> Result<()> {
+        self.inner.hold(key, on).await
+    }
 }
 
 #[async_trait]
@@ -81,6 +85,10 @@ impl Sink for Arc<dyn Sink> {
 
     async fn begin(&self, key: &ObjectKey, size_hint: Option<u64>) -> Result<Box<dyn Upload>> {
         self.as_ref().begin(key, size_hint).await
+    }
+
+    async fn hold(&self, key: &ObjectKey, on: bool) -> Result<()> {
+        self.as_ref().hold(key, on).await
     }
 }
 

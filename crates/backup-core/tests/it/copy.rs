@@ -4,7 +4,10 @@
 
 use std::sync::Arc;
 
-use backup_core::pipeline::{self, BackupParts, BackupRequest, ClockCheck, Copied, CopyParts, PruneParts};
+use backup_core::pipeline::{
+    self, BackupParts, BackupRequest, ClockCheck, Copied, CopyParts, Elsewhere, PruneParts,
+};
+use backup_core::retention::Policy;
 use backup_core::testing::{
     Fault, FaultPlan, FaultyStore, ManualClock, MemoryLedger, MemoryStore, ScriptedDumper,
 };
@@ -264,12 +267,21 @@ async fn what_a_pruner_removed_there_is_not_brought_back_and_history_comes_along
         signer: &Stamp,
         clock: ClockCheck::Trusted,
     };
-    assert!(pipeline::retire(&clock(9_500), pruning, &manifest, "moved to c").await.unwrap());
+    // All of it is in another place now, so it leaves this one.
+    for claim in [Claim::Verified { depth: Depth::Deep, bytes: 4 }, Claim::Pinned { on: false }] {
+        pipeline::attest(&clock(9_400), &to, &Stamp, &manifest, claim).await.unwrap();
+    }
+    let standing = pipeline::survey(&clock(9_500), pruning, &at.source).await.unwrap();
+    let verified = [at.id].into();
+    let other = Elsewhere { name: "c", verified: &verified, proven: 1 };
+    let plan = pipeline::plan_retire(&clock(9_500), &at.source, standing, &Policy::default(), other, None);
+    let pruned = pipeline::prune(&clock(9_500), pruning, &plan).await.unwrap();
+    assert_eq!(pruned.removed, [at.clone()]);
     assert_eq!(to.keys(), [at.history()]);
     assert_eq!(copied(&from, &to, &at).await.unwrap(), Copied::Removed);
     assert_eq!(to.keys(), [at.history()]);
     let removal = Stamp.vouch_removal(&at, &to.bytes(&at.history()).unwrap()).unwrap();
-    assert_eq!(removal.reason, "moved to c");
+    assert_eq!(removal.reason, "all of it is in c");
 
     // History goes along, but not of what stands in the other place.
     let third = MemoryStore::new();

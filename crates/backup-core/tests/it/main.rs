@@ -4,6 +4,7 @@ mod catalogue;
 mod copy;
 mod documents;
 mod edges;
+mod held;
 mod incidents;
 mod mirror;
 mod orphans;

@@ -65,7 +65,7 @@ impl Backup {
         let mut source = self.source.resolve(&settings, &mut checks);
         if let Some(source) = &mut source {
             let mine = tags("flag --tag", &self.tags, &source.tags);
-            source.tags = checks.keep("flag --tag", mine).unwrap_or_default();
+            source.tags = checks.keep("", mine).unwrap_or_default();
             checks.keep("", wiring::dumper(&source.config));
         }
         let is_data = source.as_ref().is_some_and(|one| matches!(one.config, SourceConfig::Stdin(_)));

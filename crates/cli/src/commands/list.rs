@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use backup_core::pipeline::{self, Attested, Listed};
-use backup_core::{BackupRef, ErrorKind, ObjectInfo, RunRecord, RunStatus, SourceName};
+use backup_core::{BackupRef, ErrorKind, Held, ObjectInfo, RunRecord, RunStatus, SourceName, Tag, TagError};
 use clap::Args;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -17,6 +17,11 @@ use crate::reading::{self, Listing, OriginArgs, Reader};
 use crate::settings::{Needs, Settings};
 use crate::{notice, printer, retention};
 
+/// Up to how many shown backups the store is asked for locks without being told to.
+const LOCKS_MAX: usize = 100;
+/// How many are asked for at a time.
+const LOOKS_MAX: usize = 16;
+
 /// List backups, oldest first, and failed runs of this machine.
 #[derive(Debug, Args)]
 pub(crate) struct List {
@@ -24,6 +29,10 @@ pub(crate) struct List {
     source: Option<SourceName>,
     #[command(flatten)]
     filter: Filter,
+    /// Ask the store until when it holds each backup; done by itself where the destination has lock_days and at most
+    /// 100 backups are shown
+    #[arg(long, conflicts_with = "cached")]
+    locks: bool,
     /// What this machine saw when it last listed the destination, without asking it
     #[arg(long)]
     cached: bool,
@@ -45,6 +54,9 @@ struct Filter {
     /// Only backups in this state; reads what is said of each
     #[arg(long, value_enum)]
     state: Option<Standing>,
+    /// Only backups with this tag; repeatable, and then with all of them
+    #[arg(long = "tag", value_name = "NAME=VALUE")]
+    tags: Vec<String>,
     /// Only the newest, as many
     #[arg(long, value_name = "N")]
     newest: Option<usize>,
@@ -92,6 +104,10 @@ impl Filter {
     ) -> Outcome<Vec<Listed>> {
         let since = self.since.as_deref().map(|text| time("since", text, now)).transpose()?;
         let until = self.until.as_deref().map(|text| time("until", text, now)).transpose()?;
+        let tags =
+            self.tags.iter().map(|text| text.parse()).collect::<Result<Vec<Tag>, TagError>>().map_err(
+                |error| Failure::usage("flag --tag", error.to_string(), "write a tag such as env=prod"),
+            )?;
         let mut statements: BTreeMap<BackupRef, Vec<&ObjectInfo>> = BTreeMap::new();
         if self.state.is_some() {
             for object in objects {
@@ -103,10 +119,11 @@ impl Filter {
         let mut kept = Vec::new();
         for entry in listed {
             let fits = match &entry.manifest {
-                Err(_) => self.state.is_none_or(|state| state == Standing::NotBelieved),
+                Err(_) => tags.is_empty() && self.state.is_none_or(|state| state == Standing::NotBelieved),
                 Ok(vouched) => {
                     let started = vouched.manifest().started;
-                    let in_time = since.is_none_or(|since| started >= since)
+                    let in_time = tags.iter().all(|tag| vouched.manifest().tags.has(tag))
+                        && since.is_none_or(|since| started >= since)
                         && until.is_none_or(|until| started < until);
                     match self.state.filter(|_| in_time) {
                         None => in_time,
@@ -170,9 +187,11 @@ impl List {
         for vouched in listed.iter().filter_map(|entry| entry.manifest.as_ref().ok()) {
             notice::warn_unless_encrypted(&around.printer, vouched.manifest());
         }
+        let locks = self.locks(&around, &place.reader, &listed).await?;
         let mut text = String::new();
         for entry in &listed {
-            line(&mut text, entry, &newest, now, settings.label(entry.at.source.as_str()));
+            let notes = notes(entry, settings.label(entry.at.source.as_str()), locks.get(&entry.at));
+            line(&mut text, entry, &newest, now, &notes);
         }
         if listed.is_empty() {
             around.printer.say("no backups");
@@ -188,7 +207,7 @@ impl List {
             );
         }
         let document = json!({
-            "backups": listed.iter().map(|one| entry(one, &settings)).collect::<Vec<_>>(),
+            "backups": listed.iter().map(|one| entry(one, &settings, locks.get(&one.at))).collect::<Vec<_>>(),
             "runs": runs.iter().map(|(record, state)| json!({
                 "source": record.source, "id": record.id, "started": record.started, "ended": record.ended,
                 "status": state, "error": record.error,
@@ -196,6 +215,34 @@ impl List {
             "warnings": wrong, "as_of": place.as_of,
         });
         around.printer.result(&document, &text)
+    }
+}
+
+impl List {
+    /// What the store holds the shown backups by, where it is to be asked.
+    async fn locks(
+        &self,
+        around: &Surroundings,
+        reader: &Reader,
+        listed: &[Listed],
+    ) -> Outcome<BTreeMap<BackupRef, Held>> {
+        let few = listed.len() <= LOCKS_MAX;
+        if self.cached || !(self.locks || reader.place.locks && few) {
+            if reader.place.locks && !self.cached {
+                around.printer.say("until when these are locked is asked with --locks");
+            }
+            return Ok(BTreeMap::new());
+        }
+        let source = reader.place.ports.source.as_ref();
+        let backups: Vec<BackupRef> = listed.iter().map(|entry| entry.at.clone()).collect();
+        match pipeline::held_among(source, backups, LOOKS_MAX).await {
+            Ok(told) => Ok(told.into_iter().collect()),
+            Err(error) if !self.locks => {
+                around.printer.warn(&format!("until when these are locked is not known: {error}"));
+                Ok(BTreeMap::new())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -230,6 +277,20 @@ fn unfinished(
     Ok(runs)
 }
 
+/// What stands behind a line: what people call the source, the tags, and what the store holds it by.
+fn notes(entry: &Listed, label: Option<&str>, held: Option<&Held>) -> String {
+    let mut text = label.map(|label| format!("  \"{label}\"")).unwrap_or_default();
+    if let Ok(vouched) = &entry.manifest {
+        for (name, value) in vouched.manifest().tags.iter() {
+            let _ = write!(text, "  {name}={value}");
+        }
+    }
+    if let Some(held) = held.filter(|held| held.until.is_some() || held.legal_hold) {
+        let _ = write!(text, "  {held}");
+    }
+    text
+}
+
 fn newest(listed: &[Listed]) -> BTreeMap<String, backup_core::BackupId> {
     let sources: BTreeSet<&SourceName> = listed.iter().map(|entry| &entry.at.source).collect();
     let latest = sources
@@ -243,9 +304,8 @@ fn line(
     entry: &Listed,
     newest: &BTreeMap<String, backup_core::BackupId>,
     now: jiff::Timestamp,
-    label: Option<&str>,
+    notes: &str,
 ) {
-    let label = label.map(|label| format!("  \"{label}\"")).unwrap_or_default();
     let (source, id) = (&entry.at.source, entry.at.id);
     let _ = match &entry.manifest {
         Ok(vouched) => {
@@ -253,7 +313,7 @@ fn line(
             let latest = if newest.get(source.as_str()) == Some(&id) { "  latest" } else { "" };
             writeln!(
                 text,
-                "{}  {:20}  {id}  {:>10} of {:>10}  {} old{latest}{label}",
+                "{}  {:20}  {id}  {:>10} of {:>10}  {} old{latest}{notes}",
                 m.started.strftime("%F %T"),
                 source.as_str(),
                 printer::bytes(m.object_len),
@@ -267,7 +327,7 @@ fn line(
     };
 }
 
-fn entry(entry: &Listed, settings: &Settings) -> Value {
+fn entry(entry: &Listed, settings: &Settings, held: Option<&Held>) -> Value {
     let mut document = match &entry.manifest {
         Ok(vouched) => super::show::document(vouched),
         Err(error) => json!({
@@ -276,5 +336,6 @@ fn entry(entry: &Listed, settings: &Settings) -> Value {
         }),
     };
     super::show::add_label(&mut document, settings, &entry.at.source);
+    super::show::add_lock(&mut document, held);
     document
 }

@@ -3,18 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use backup_core::pipeline::{self, ClockCheck, PruneParts};
-use backup_core::{BackupRef, Error, ErrorKind, SourceName, VouchedManifest};
+use backup_core::pipeline::{self, ClockCheck, Elsewhere, PruneParts};
+use backup_core::{BackupId, BackupRef, Error, ErrorKind, SourceName, VouchedManifest};
 use clap::Args;
+use envelope_crypto::sign::SigningKey;
 use envelope_crypto::trust::Role;
 use serde_json::json;
 
 use super::Surroundings;
 use super::copy::{believed, copy_all, tell_of_receipts};
+use super::prune;
 use crate::args::CopyArgs;
 use crate::copying::Copying;
 use crate::failure::Outcome;
-use crate::settings::Needs;
+use crate::retention::KeepArgs;
+use crate::settings::{Needs, Settings};
 use crate::{host, wiring};
 
 /// Copy everything to another destination, verify it there, then remove it where it was.
@@ -25,6 +28,9 @@ pub(crate) struct Migrate {
     /// Remove each backup where it was, once all of them were verified in the other place
     #[arg(long)]
     remove: bool,
+    /// Remove although this machine's clock is far ahead of everything in the place
+    #[arg(long, requires = "remove")]
+    clock_is_right: bool,
     #[command(flatten)]
     places: CopyArgs,
 }
@@ -61,27 +67,16 @@ impl Migrate {
             Some(source) => pipeline::copy_history(&around.cx, &copying.parts(source, false)).await?,
             None => 0,
         };
-        let mut removed = Vec::new();
+        let mut gone = Gone::default();
         if let Some(signer) = &signer {
-            let parts = PruneParts {
-                source: from.ports.source.as_ref(),
-                sink: from.ports.sink.as_ref(),
-                remover: from.ports.remover.as_ref(),
-                trust: copying.trust.as_ref(),
-                signer,
-                clock: ClockCheck::Compared,
-            };
-            let reason = format!("all of it is in {}", backup_core::printable(&to.name));
-            for (at, manifest) in &verified {
-                around.cx.check(&at.to_string())?;
-                if pipeline::retire(&around.cx, parts, manifest, &reason).await? {
-                    removed.push(at.id);
-                }
+            for source in &sources {
+                self.remove(&around, &settings, &copying, (source, signer), &verified, &mut gone).await?;
             }
+            text.push_str(&gone.text);
             let _ = writeln!(
                 text,
                 "removed {} backups from {}; its history says where they are",
-                removed.len(),
+                gone.removed.len(),
                 from.name
             );
         }
@@ -89,8 +84,68 @@ impl Migrate {
         let mut document = report.document(&settings, &copying);
         document["verified"] = json!(verified.keys().map(|at| at.id).collect::<Vec<_>>());
         document["history"] = json!(history);
-        document["removed"] = json!(removed);
+        document["removed"] = json!(gone.removed);
+        document["waiting"] = json!(gone.waiting);
+        document["stay"] = json!(gone.stay);
         around.printer.result(&document, &text)
+    }
+
+    /// Removes the backups of one source where they were, after all that a prune asks.
+    async fn remove(
+        &self,
+        around: &Surroundings,
+        settings: &Settings,
+        copying: &Copying,
+        (source, signer): (&SourceName, &SigningKey),
+        verified: &BTreeMap<BackupRef, VouchedManifest>,
+        gone: &mut Gone,
+    ) -> Outcome {
+        let (from, to) = (&copying.from.place, &copying.to);
+        if let Some(repository) = &copying.from.repository {
+            prune::check_clock(around, repository)?;
+        }
+        let policy = KeepArgs::default().policy(settings.sources.get(source.as_str()))?;
+        let clock = if self.clock_is_right { ClockCheck::Trusted } else { ClockCheck::Compared };
+        let parts = PruneParts {
+            source: from.ports.source.as_ref(),
+            sink: from.ports.sink.as_ref(),
+            remover: from.ports.remover.as_ref(),
+            trust: copying.trust.as_ref(),
+            signer,
+            clock,
+        };
+        let there: BTreeMap<_, _> = verified.iter().filter(|(at, _)| at.source == *source).collect();
+        let mut proven = 0;
+        for manifest in there.values() {
+            let said =
+                pipeline::attestations(to.ports.source.as_ref(), copying.trust.as_ref(), manifest).await?;
+            proven += usize::from(said.proven() && !said.failed());
+        }
+        let verified: BTreeSet<BackupId> = there.keys().map(|at| at.id).collect();
+        let other = Elsewhere { name: &to.name, verified: &verified, proven };
+        let frozen = prune::last_failed(&copying.from, source)?;
+        let standing = pipeline::survey(&around.cx, parts, source).await?;
+        let plan = pipeline::plan_retire(&around.cx, source, standing, &policy, other, frozen.as_deref());
+        let plan = prune::heed_locks(around, from, plan).await?;
+        gone.text.push_str(&prune::said(&plan));
+        let pruned = pipeline::prune(&around.cx, parts, &plan).await?;
+        gone.removed.extend(pruned.removed.iter().map(|at| at.id));
+        gone.waiting.extend(pruned.waiting.iter().map(|at| at.id));
+        for (standing, decision) in &plan.decisions {
+            let id = standing.candidate.id;
+            if decision.keeps() || pruned.spared.iter().any(|at| at.id == id) {
+                gone.stay.push(id);
+            }
+        }
+        if !gone.stay.is_empty() || !gone.waiting.is_empty() {
+            around.printer.warn(&format!(
+                "of {source}, {} backups stay in {} and {} wait for their delay; the reasons stand beside them",
+                gone.stay.len(),
+                from.name,
+                gone.waiting.len()
+            ));
+        }
+        Ok(())
     }
 
     /// The key that removes, looked at before anything is copied.
@@ -109,6 +164,16 @@ impl Migrate {
         }
         Ok(Some(signer))
     }
+}
+
+/// What became of what was to be removed where it was.
+#[derive(Debug, Default)]
+struct Gone {
+    removed: Vec<BackupId>,
+    /// Marked, and removed by a later call when their delay is over.
+    waiting: Vec<BackupId>,
+    stay: Vec<BackupId>,
+    text: String,
 }
 
 /// Reads every copy in the other place to its end. What a pruner removed there is no copy.

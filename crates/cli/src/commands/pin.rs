@@ -1,6 +1,6 @@
 //! `pin`: exempting a backup from retention.
 
-use backup_core::{Claim, pipeline};
+use backup_core::{BackupRef, Claim, ErrorKind, Source, pipeline};
 use clap::Args;
 use envelope_crypto::trust::Role;
 use serde_json::json;
@@ -20,6 +20,9 @@ pub(crate) struct Pin {
     /// End the exemption
     #[arg(long)]
     off: bool,
+    /// Hold it at the store too, so that nobody can remove it there (S3 legal hold)
+    #[arg(long, conflicts_with = "off")]
+    legal_hold: bool,
     #[command(flatten)]
     destination: DestinationArgs,
 }
@@ -55,10 +58,50 @@ impl Pin {
             .into());
         }
         pipeline::attest(&around.cx, reader.place.ports.sink.as_ref(), &signer, &manifest, claim).await?;
-        let text = match self.off {
-            false => format!("{at} is pinned: no rule of retention removes it"),
-            true => format!("{at} is not pinned any more"),
+        let held = self.hold(&around, &reader, &at).await?;
+        let text = match (self.off, held) {
+            (false, None) => format!("{at} is pinned: no rule of retention removes it"),
+            (false, Some(_)) => {
+                format!("{at} is pinned and under a legal hold of the store: nobody removes it there")
+            }
+            (true, None) => format!("{at} is not pinned any more"),
+            (true, Some(_)) => format!("{at} is not pinned any more, and its legal hold ended"),
         };
-        around.printer.result(&json!({ "backup": at.id, "pinned": !self.off }), &text)
+        around.printer.result(&json!({ "backup": at.id, "pinned": !self.off, "legal_hold": held }), &text)
+    }
+
+    /// Sets or ends the legal hold where there is to be one, or is one; `None` where the store has no part in it.
+    async fn hold(&self, around: &Surroundings, reader: &Reader, at: &BackupRef) -> Outcome<Option<bool>> {
+        let (sink, source) = (reader.place.ports.sink.as_ref(), reader.place.ports.source.as_ref());
+        let wanted = !self.off && (self.legal_hold || reader.place.legal_hold);
+        let ended = self.off && (reader.place.legal_hold || is_held(around, source, at).await?);
+        if !wanted && !ended {
+            return Ok(None);
+        }
+        match pipeline::hold(&around.cx, sink, source, at, wanted).await {
+            Ok(()) => Ok(Some(wanted)),
+            Err(error) => {
+                let said = if self.off {
+                    "the pin ended, and the legal hold not"
+                } else {
+                    "it is pinned, and not held at the store"
+                };
+                let what = format!("{said}: {}", error.what());
+                let again = backup_core::Error::new(error.kind(), error.subject(), what);
+                Err(again.with_hint(error.hint().unwrap_or("do it again").to_owned()).into())
+            }
+        }
+    }
+}
+
+/// Whether the store says that there is a legal hold. Credentials that may not ask find none.
+async fn is_held(around: &Surroundings, source: &dyn Source, at: &BackupRef) -> Outcome<bool> {
+    match pipeline::held(source, at).await {
+        Ok(held) => Ok(held.is_some_and(|held| held.legal_hold)),
+        Err(error) if error.kind() == ErrorKind::Denied => {
+            around.printer.warn(&format!("whether the store holds {at} is not known: {error}"));
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
     }
 }

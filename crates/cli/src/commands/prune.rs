@@ -14,8 +14,10 @@ use super::Surroundings;
 use crate::args::DestinationArgs;
 use crate::failure::{Failure, Outcome};
 use crate::reading::{OriginArgs, Reader};
+use crate::repository::Repository;
 use crate::retention::KeepArgs;
 use crate::settings::Needs;
+use crate::wiring::Place;
 use crate::{host, printer};
 
 /// Remove the backups of a source that the rules of retention let go.
@@ -59,7 +61,7 @@ impl Prune {
         // A place that went back in time, or lost its newest backup, is nothing to remove from.
         let wrong = reader.compare_listing(&around, &settings, &listed, Some(&self.source))?;
         let frozen = match wrong.is_empty() {
-            true => self.last_failed(&reader)?,
+            true => last_failed(&reader, &self.source)?,
             false => Some(wrong.join("; ")),
         };
         let signer = host::host_key(&reader.state, &around.printer)?;
@@ -74,24 +76,12 @@ impl Prune {
         };
         if let Some(repository) = &reader.repository {
             repository.check_role(&signer, Role::Pruner, &self.source)?;
-            // What is noted now counts for as long as the backup stands.
-            if around.cx.now() < repository.trust.created() {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    "this machine's clock",
-                    format!(
-                        "says {}, and the repository was made at {}",
-                        around.cx.now(),
-                        repository.trust.created()
-                    ),
-                )
-                .with_hint("set the clock, then prune")
-                .into());
-            }
+            check_clock(&around, repository)?;
         }
         let mut standing = pipeline::survey(&around.cx, parts, &self.source).await?;
         self.accept(&around, &reader, &signer, &mut standing).await?;
         let plan = pipeline::plan_prune(&around.cx, &self.source, standing, &policy, frozen.as_deref());
+        let plan = heed_locks(&around, &reader.place, plan).await?;
         let mut text = said(&plan);
         if self.dry_run {
             let _ = writeln!(text, "dry run: nothing was removed");
@@ -152,18 +142,48 @@ impl Prune {
         }
         Ok(())
     }
+}
 
-    /// Why nothing may go while the newest run of the source on this machine has failed.
-    fn last_failed(&self, reader: &Reader) -> Outcome<Option<String>> {
-        let runs = reader.state.runs(&reader.place.name).read()?;
-        let last = runs.iter().rev().find(|run| run.source == self.source.as_str());
-        Ok(last.filter(|run| run.status != RunStatus::Completed).map(|run| {
-            format!("the newest run of {} on this machine, {}, was not completed", self.source, run.id)
-        }))
+/// Refuses a clock that stands before the making of the repository: what is noted now counts for as long as the
+/// backup stands.
+pub(crate) fn check_clock(around: &Surroundings, repository: &Repository) -> Outcome {
+    let (now, created) = (around.cx.now(), repository.trust.created());
+    if now >= created {
+        return Ok(());
+    }
+    let what = format!("says {now}, and the repository was made at {created}");
+    Err(Error::new(ErrorKind::Unavailable, "this machine's clock", what)
+        .with_hint("set the clock, then prune")
+        .into())
+}
+
+/// Why nothing may go while the newest run of the source on this machine has failed.
+pub(crate) fn last_failed(reader: &Reader, source: &SourceName) -> Outcome<Option<String>> {
+    let runs = reader.state.runs(&reader.place.name).read()?;
+    let last = runs.iter().rev().find(|run| run.source == source.as_str());
+    Ok(last
+        .filter(|run| run.status != RunStatus::Completed)
+        .map(|run| format!("the newest run of {source} on this machine, {}, was not completed", run.id)))
+}
+
+/// Keeps what the place holds by a lock. Where backups are written with locks, a key that may not ask for them prunes
+/// nothing; elsewhere it is told.
+pub(crate) async fn heed_locks(around: &Surroundings, place: &Place, plan: PrunePlan) -> Outcome<PrunePlan> {
+    let source = place.ports.source.as_ref();
+    // Most plans let nothing go, and then nothing is asked.
+    let Some((first, _)) = plan.removals().next() else { return Ok(plan) };
+    match pipeline::held(source, &first.manifest.manifest().backup()).await {
+        Err(error) if error.kind() == ErrorKind::Denied && !place.locks => {
+            around.printer.warn(&format!("whether the store holds backups by a lock is not known: {error}"));
+            Ok(plan)
+        }
+        Err(error) => Err(error.into()),
+        Ok(None) => Ok(plan),
+        Ok(Some(_)) => Ok(pipeline::heed_locks(&around.cx, source, plan).await?),
     }
 }
 
-fn said(plan: &PrunePlan) -> String {
+pub(crate) fn said(plan: &PrunePlan) -> String {
     let mut text = String::new();
     for (standing, decision) in &plan.decisions {
         let (word, why) = match &decision.verdict {
@@ -193,7 +213,7 @@ fn document(plan: &PrunePlan) -> Vec<Json> {
                 "first_seen": standing.candidate.first_seen, "bytes": standing.candidate.bytes,
                 "proven": standing.candidate.proven, "pinned": standing.candidate.pinned,
                 "failed": standing.candidate.failed, "accepted": standing.candidate.accepted,
-                "marked": standing.marked,
+                "marked": standing.marked, "locked_until": standing.candidate.locked_until,
             })
         })
         .collect()

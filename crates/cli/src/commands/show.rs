@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use backup_core::{SourceName, VouchedManifest, pipeline};
+use backup_core::{Held, SourceName, VouchedManifest, pipeline};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -44,8 +44,14 @@ impl Show {
         })?;
         let vouched = entry.manifest.map_err(Failure::from)?;
         notice::warn_unless_encrypted(&around.printer, vouched.manifest());
-        let text = human(&vouched, around.cx.now(), settings.label(at.source.as_str()));
+        let held = pipeline::held(source, &at).await;
+        let lock = match &held {
+            Ok(held) => held.as_ref().map(ToString::to_string),
+            Err(error) => Some(format!("not known: {error}")),
+        };
+        let text = human(&vouched, around.cx.now(), settings.label(at.source.as_str()), lock);
         let mut document = document(&vouched);
+        add_lock(&mut document, held.ok().flatten().as_ref());
         add_label(&mut document, &settings, &at.source);
         around.printer.result(&document, &text)
     }
@@ -69,8 +75,22 @@ pub(crate) fn add_label(document: &mut Value, settings: &Settings, source: &Sour
     }
 }
 
+/// What the store keeps it by, where it says so.
+pub(crate) fn add_lock(document: &mut Value, held: Option<&Held>) {
+    if let (Value::Object(members), Some(held)) = (document, held) {
+        members.insert("locked_until".to_owned(), json!(held.until));
+        members.insert("lock_mode".to_owned(), json!(held.mode));
+        members.insert("legal_hold".to_owned(), json!(held.legal_hold));
+    }
+}
+
 /// A manifest for a person.
-fn human(vouched: &VouchedManifest, now: jiff::Timestamp, label: Option<&str>) -> String {
+fn human(
+    vouched: &VouchedManifest,
+    now: jiff::Timestamp,
+    label: Option<&str>,
+    lock: Option<String>,
+) -> String {
     let m = vouched.manifest();
     let mut text = String::new();
     let mut row = |name: &str, value: String| {
@@ -91,6 +111,12 @@ fn human(vouched: &VouchedManifest, now: jiff::Timestamp, label: Option<&str>) -
     for recipient in &m.recipients {
         let key = recipient.key_id.map(|id| format!(" {id}")).unwrap_or_default();
         row("recipient", format!("{}{key}", recipient.kind));
+    }
+    for (name, value) in m.tags.iter() {
+        row("tag", format!("{name}={value}"));
+    }
+    if let Some(lock) = lock {
+        row("lock", lock);
     }
     row("signer", reading::origin(vouched));
     row("sha256", m.sha256.to_string());

@@ -600,6 +600,22 @@ pub(crate) const DESTINATION_FIELDS: &[Field] = &[
     field("access_key_variable", Kind::Text, "Instead of a file: the variable that holds the id."),
     field("secret_key_variable", Kind::Text, "Instead of a file: the variable that holds the secret."),
     field(
+        "lock_days",
+        Kind::Number,
+        "S3: every object of a backup is written with an object lock of so many days, 1 to 3660, from the store's own \
+         time, and the lock is read back.",
+    ),
+    field(
+        "lock_mode",
+        Kind::Text,
+        "S3: `governance` (the default: those with a special right can end the lock) or `compliance` (nobody can).",
+    ),
+    field(
+        "legal_hold",
+        Kind::Switch,
+        "S3: `pin` puts a legal hold on the backup too, and `pin --off` ends it. Default no.",
+    ),
+    field(
         "kind",
         Kind::Text,
         "For `copies`: what it is, such as `disk`, `tape` or `object-storage`. Default: `disk` for folders, else \

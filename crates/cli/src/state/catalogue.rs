@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backup_core::{ByteStream, EntityTag, Error, ErrorKind, ObjectInfo, ObjectKey, Result, Sealed, Source};
+use backup_core::{
+    ByteStream, EntityTag, Error, ErrorKind, Held, ObjectInfo, ObjectKey, Result, Sealed, Source,
+};
 use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
@@ -327,6 +329,10 @@ impl Source for CachedSource {
         // Without the note every object is read from the place, which is slow and right.
         let _ = self.cache.note(prefix, &listing, self.now);
         Ok(listing)
+    }
+
+    async fn held(&self, key: &ObjectKey) -> Result<Option<Held>> {
+        self.place.held(key).await
     }
 }
 

@@ -324,6 +324,21 @@ fn copies_are_made_without_a_private_key_once_and_repaired_on_request() {
     lab.run(["copy", "app@latest", "--from", "./a", "--to", "./a"]).fails(2, "the place that is copied from");
 }
 
+/// A verifier with a key of its own, trusted in these places, reads every backup of the first.
+fn verified(lab: &Lab, places: &[&str]) {
+    let place = places[0];
+    let owner = crate::origin::owner(lab);
+    let run = |args: &[&str]| lab.run(args.iter().chain(&["--state-dir", "verifier", "-d", place]));
+    run(&["pin", "app@latest", "--owner", &owner]).fails(12, "trust add --role operator");
+    let trusting = places.iter().flat_map(|place| ["-d", place]);
+    lab.run(["trust", "add", "verifier/host.pub.pem", "--role", "verifier"].into_iter().chain(trusting)).ok();
+    let list = run(&["list", "--json"]).ok().json();
+    for backup in list["backups"].as_array().unwrap() {
+        let id = backup["id"].as_str().unwrap();
+        run(&["verify", id, "--deep", "-i", "key.pem", "--record"]).ok();
+    }
+}
+
 #[test]
 fn a_migration_moves_everything_and_removes_only_what_was_verified_there() {
     let lab = lab();
@@ -337,6 +352,16 @@ fn a_migration_moves_everything_and_removes_only_what_was_verified_there() {
     lab.run(["trust", "add", "state/host.pub.pem", "-d", "./a"].iter().chain(&roles)).ok();
     migrate(&[]).ok();
     assert_eq!((good(&lab, "./a"), good(&lab, "./b")), (3, 3));
+    // While nobody verified one deeply who does not back up, nothing is removed, as with a prune.
+    let kept = migrate(&["--remove", "--json"]).ok();
+    assert_eq!(kept.json()["stay"].as_array().unwrap().len(), 3);
+    assert!(kept.stderr.contains("3 backups stay in"), "{}", kept.stderr);
+    assert!(migrate(&["--remove"]).ok().text().contains("no other backup was deeply verified yet"));
+    verified(&lab, &["./b", "./a"]);
+    // A pin holds here too.
+    let operator = ["--role", "backup", "--role", "pruner", "--role", "operator"];
+    lab.run(["trust", "add", "state/host.pub.pem", "-d", "./a"].iter().chain(&operator)).ok();
+    lab.run(["pin", "app@latest", "-d", "./a"]).ok();
 
     // One copy is damaged: nothing is removed.
     let data = lab.tree("b").into_iter().find(|name| name.ends_with("data.strongroom")).unwrap();
@@ -344,7 +369,15 @@ fn a_migration_moves_everything_and_removes_only_what_was_verified_there() {
     migrate(&["--remove"]).fails(13, "nothing was removed");
     assert_eq!(good(&lab, "./a"), 3);
     let done = migrate(&["--remove", "--repair", "--json"]).ok().json();
-    assert_eq!(done["removed"].as_array().unwrap().len(), 3);
+    assert_eq!(done["removed"].as_array().unwrap().len(), 2);
+    assert_eq!(good(&lab, "./a"), 1, "the pinned one");
+    lab.run(["pin", "app@latest", "-d", "./a", "--off"]).ok();
+    lab.write("s.toml", "[sources.app]\nurl = \"sqlite:app.db\"\ndelete_delay = \"7d\"\n");
+    let delayed = lab
+        .run(["--config", "s.toml", "migrate", "app", "--from", "./a", "--to", "./b", "--remove", "--json"]);
+    assert_eq!(delayed.ok().json()["waiting"].as_array().unwrap().len(), 1);
+    assert_eq!(good(&lab, "./a"), 1, "marked, and not removed");
+    assert_eq!(migrate(&["--remove", "--json"]).ok().json()["removed"].as_array().unwrap().len(), 1);
     assert_eq!(good(&lab, "./b"), 3);
     let left = lab.tree("a");
     assert_eq!(left.iter().filter(|name| name.starts_with("app/")).count(), 0, "{left:?}");
@@ -365,17 +398,18 @@ fn a_copy_does_not_work_against_retention() {
     let add = |places: &[&str]| {
         lab.run(["trust", "add", "state/host.pub.pem"].iter().chain(&roles).chain(places)).ok()
     };
+    verified(&lab, &["./b", "./a"]);
     add(&["-d", "./a", "-d", "./b"]);
     lab.run(["migrate", "--from", "./b", "--to", "./c", "--remove"]).ok();
     lab.run(["copy", &id, "--from", "./a", "--to", "./b"]).fails(11, "was removed there by a pruner");
     for place in ["a", "b", "c"] {
-        assert!(lab.path(&format!("{place}/trust/2.json")).exists(), "{place}");
+        assert!(lab.path(&format!("{place}/trust/3.json")).exists(), "{place}");
     }
     // A trust file that one place alone has goes to the others with the next backup.
     add(&["-d", "./c"]);
-    assert!(!lab.path("a/trust/3.json").exists());
+    assert!(!lab.path("a/trust/4.json").exists());
     backup(&lab, &["-d", "./a", "-d", "./c"]).ok();
-    assert!(lab.path("a/trust/3.json").exists());
+    assert!(lab.path("a/trust/4.json").exists());
     assert_eq!((good(&lab, "./a"), good(&lab, "./c")), (2, 2));
 }
 

@@ -13,6 +13,7 @@ mod keep;
 mod keys;
 mod killed;
 mod lab;
+mod locks;
 mod memory;
 mod mongodb;
 mod mysql;

@@ -69,6 +69,7 @@ impl Fixture {
             head_sha256: Sha256Digest::of(b"head"),
             tree_root: Sha256Digest::of(b"tree"),
             recipients: Vec::new(),
+            tags: backup_core::Tags::default(),
         }
     }
 }

@@ -118,7 +118,7 @@ impl S3Store {
             from_opendal(self.subject(key), "completing an upload", error)
         };
         let upload =
-            Multipart::create(&self.requests, key.as_str(), "probe").await.map_err(|e| failed(&e))?;
+            Multipart::create(&self.requests, key.as_str(), "probe", None).await.map_err(|e| failed(&e))?;
         let done = async {
             let landed = upload.put(1, Buffer::from(bytes.to_vec())).await?;
             upload.complete_if(&[(1, landed)].into(), only_new).await.map(drop)
@@ -193,7 +193,7 @@ impl Direct for S3Store {
 
     async fn abort(&self, key: &ObjectKey) -> Result<bool> {
         let failed = |error: opendal::Error| from_opendal(self.subject(key), "aborting an upload", &error);
-        let upload = Multipart::create(&self.requests, key.as_str(), "probe").await.map_err(failed)?;
+        let upload = Multipart::create(&self.requests, key.as_str(), "probe", None).await.map_err(failed)?;
         upload.put(1, Buffer::from("x")).await.map_err(failed)?;
         upload.abort().await.map_err(failed)?;
         match upload.put(2, Buffer::from("y")).await {
@@ -225,7 +225,7 @@ impl Direct for S3Store {
             return self.put(key, bytes, vec![header]).await.map(drop);
         }
         let failed = |error: opendal::Error| from_opendal(self.subject(key), "storing a part", &error);
-        let upload = Multipart::create(&self.requests, key.as_str(), "probe").await.map_err(failed)?;
+        let upload = Multipart::create(&self.requests, key.as_str(), "probe", None).await.map_err(failed)?;
         let sent = upload.put_with(1, Buffer::from(bytes.to_vec()), header).await;
         let _ = upload.abort().await;
         sent.map_err(failed)

@@ -6,6 +6,7 @@
 
 mod direct;
 mod gather;
+mod lock;
 mod multipart;
 mod open;
 mod proof;
@@ -24,13 +25,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteStream, EntityTag, Erased, Limits, ObjectInfo, ObjectKey, Remover, Result, Sealed, Sink, Source,
-    Swept, Upload,
+    ByteStream, EntityTag, Erased, Held, Limits, ObjectInfo, ObjectKey, Remover, Result, Sealed, Sink,
+    Source, Swept, Upload,
 };
 use jiff::Timestamp;
 use opendal::Operator;
 
-use crate::config::{Credentials, Retrying, S3Place};
+use crate::config::{Credentials, LockOnWrite, Retrying, S3Place};
 use crate::parts::{Plan, Rules};
 use crate::trouble::{Trouble, from_opendal};
 
@@ -45,12 +46,22 @@ pub(crate) struct S3Store {
     put_if_absent: bool,
     transport: transport::Transport,
     requests: requests::Requests,
+    /// The lock that objects of backups are written with.
+    lock: Option<LockOnWrite>,
+    /// Whether the bucket has object lock, once that was told.
+    has_locks: tokio::sync::OnceCell<bool>,
 }
 
 impl S3Store {
     /// Prepares the client; sends nothing.
-    pub(crate) fn open(place: &S3Place, credentials: Option<&Credentials>, retry: Retrying) -> Result<Self> {
-        open::open(place, credentials, retry, |name| std::env::var(name).ok())
+    pub(crate) fn open(
+        place: &S3Place,
+        credentials: Option<&Credentials>,
+        retry: Retrying,
+        lock: Option<LockOnWrite>,
+    ) -> Result<Self> {
+        let store = open::open(place, credentials, retry, |name| std::env::var(name).ok())?;
+        Ok(Self { lock, ..store })
     }
 
     fn subject(&self, key: &ObjectKey) -> String {
@@ -101,7 +112,12 @@ impl Sink for S3Store {
             Err(error) if Trouble::of_opendal(&error) == Trouble::AccessDenied => {}
             Err(error) => return Err(from_opendal(self.subject(key), "looking for it", &error)),
         }
-        Ok(Box::new(upload::S3Upload::begin(self, key, Plan::new(self.rules, size_hint))))
+        let lock = self.lock_for(key).await?;
+        Ok(Box::new(upload::S3Upload::begin(self, key, Plan::new(self.rules, size_hint), lock)))
+    }
+
+    async fn hold(&self, key: &ObjectKey, on: bool) -> Result<()> {
+        self.set_hold(key, on).await
     }
 }
 
@@ -125,6 +141,10 @@ impl Source for S3Store {
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
         read::list(self, prefix).await
+    }
+
+    async fn held(&self, key: &ObjectKey) -> Result<Option<Held>> {
+        self.held_by(key).await
     }
 }
 

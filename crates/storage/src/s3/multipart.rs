@@ -14,6 +14,7 @@ use http::Method;
 use opendal::{Buffer, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
+use crate::s3::lock::Lock;
 use crate::s3::proof::CHECKSUM;
 use crate::s3::requests::{Ask, Requests, encoded};
 use crate::s3::upload::MARK;
@@ -32,6 +33,14 @@ pub(super) struct Multipart {
 pub(super) struct Landed {
     etag: String,
     checksum: Option<String>,
+}
+
+/// An upload that became an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Completed {
+    pub(super) etag: String,
+    /// The version, in a bucket that keeps them.
+    pub(super) version: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,12 +75,19 @@ struct Listed<'a> {
 }
 
 impl Multipart {
-    /// Begins an upload of `key`, which stands below the prefix. The object will bear the mark.
-    pub(super) async fn create(requests: &Requests, key: &str, mark: &str) -> opendal::Result<Self> {
+    /// Begins an upload of `key`, which stands below the prefix. The object will bear the mark, and the lock if there
+    /// is one.
+    pub(super) async fn create(
+        requests: &Requests,
+        key: &str,
+        mark: &str,
+        lock: Option<Lock>,
+    ) -> opendal::Result<Self> {
         let key: Arc<str> = format!("{}{key}", requests.prefix()).into();
         let mut ask = Ask::new("CreateMultipartUpload", Method::POST, &key, "uploads=".to_owned());
         ask.headers.push(("x-amz-checksum-algorithm", "CRC32C".to_owned()));
         ask.headers.push((mark_header(), mark.to_owned()));
+        ask.headers.extend(lock.into_iter().flat_map(Lock::headers));
         let created: Created = understood(&requests.send(ask).await?.body)?;
         if created.upload_id.is_empty() {
             return Err(not_understood());
@@ -120,7 +136,7 @@ impl Multipart {
     /// Makes the object of its parts, unless there is one of this name where the server obeys
     /// `If-None-Match: *`. Gives the object's ETag.
     pub(super) async fn complete(&self, parts: &BTreeMap<u32, Landed>) -> opendal::Result<String> {
-        self.complete_if(parts, true).await
+        self.complete_if(parts, true).await.map(|made| made.etag)
     }
 
     /// The same; without `only_new` also over an object of this name.
@@ -128,7 +144,7 @@ impl Multipart {
         &self,
         parts: &BTreeMap<u32, Landed>,
         only_new: bool,
-    ) -> opendal::Result<String> {
+    ) -> opendal::Result<Completed> {
         let parts = parts
             .iter()
             .map(|(&number, landed)| Listed {
@@ -145,8 +161,11 @@ impl Multipart {
             ask.headers.push(("if-none-match", "*".to_owned()));
         }
         ask.body = Buffer::from(body);
-        let made: Made = understood(&self.requests.send(ask).await?.body)?;
-        Ok(made.etag)
+        let answer = self.requests.send(ask).await?;
+        let made: Made = understood(&answer.body)?;
+        let version = answer.headers.get("x-amz-version-id").and_then(|version| version.to_str().ok());
+        let version = version.filter(|version| !version.is_empty() && *version != "null").map(str::to_owned);
+        Ok(Completed { etag: made.etag, version })
     }
 
     /// Removes the upload and its parts; `NotFound` when there is no such upload any more.
@@ -162,6 +181,29 @@ impl Multipart {
     fn part(&self, number: u32) -> String {
         format!("partNumber={number}&{}", self.this())
     }
+}
+
+/// Stores an object of one part in one request, with its lock; only if there is none of this name where the server
+/// obeys that. Gives its ETag.
+pub(super) async fn put_locked(
+    requests: &Requests,
+    key: &str,
+    bytes: Buffer,
+    mark: &str,
+    lock: Lock,
+) -> opendal::Result<Option<String>> {
+    let key = format!("{}{key}", requests.prefix());
+    let checksum = crc32c(bytes.clone()).await?;
+    let mut ask = Ask::new("PutObject", Method::PUT, &key, String::new());
+    // A lock is taken only with a checksum; the transport adds Content-MD5 for servers that know no other.
+    ask.headers.push((CHECKSUM, checksum));
+    ask.headers.push(("if-none-match", "*".to_owned()));
+    ask.headers.push((mark_header(), mark.to_owned()));
+    ask.headers.extend(lock.headers());
+    ask.body = bytes;
+    let answer = requests.send(ask).await?;
+    let etag = answer.headers.get(http::header::ETAG).and_then(|etag| etag.to_str().ok());
+    Ok(etag.map(str::to_owned))
 }
 
 fn mark_header() -> &'static str {

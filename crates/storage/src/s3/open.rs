@@ -97,6 +97,8 @@ pub(super) fn open(
         put_if_absent: place.put_if_absent.unwrap_or(amazon),
         transport,
         requests,
+        lock: None,
+        has_locks: tokio::sync::OnceCell::new(),
     })
 }
 

@@ -11,17 +11,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use backup_core::{BackupId, ObjectKey};
+use http::Method;
 use opendal::{Buffer, Operator};
 use tokio::task::JoinSet;
 
 use crate::parts::Plan;
 use crate::s3::multipart::{Landed, Multipart};
-use crate::s3::requests::Requests;
+use crate::s3::requests::{Ask, Requests, encoded};
 
 /// A segment on its way.
 pub(super) struct Segment {
     /// Below the prefix.
     key: String,
+    requests: Requests,
     upload: Multipart,
     flying: JoinSet<(u32, opendal::Result<Landed>)>,
     under_way: BTreeSet<u32>,
@@ -47,9 +49,10 @@ impl Segment {
     }
 
     pub(super) async fn begin(requests: &Requests, key: String, mark: &str) -> opendal::Result<Self> {
-        let upload = Multipart::create(requests, &key, mark).await?;
+        let upload = Multipart::create(requests, &key, mark, None).await?;
         Ok(Self {
             key,
+            requests: requests.clone(),
             upload,
             flying: JoinSet::new(),
             under_way: BTreeSet::new(),
@@ -103,20 +106,41 @@ impl Segment {
             while !self.flying.is_empty() {
                 self.land().await?;
             }
-            self.upload.complete(&self.landed).await
+            self.upload.complete_if(&self.landed, true).await
         };
-        if let Err(error) = ended.await
+        let version = match ended.await {
+            Ok(completed) => completed.version,
             // The answer may be lost and the segment there.
-            && !self.is_whole(operator).await
-        {
-            let key = self.key.clone();
-            self.abort(&key).await;
-            remove(operator, &key).await;
-            return Err(error);
-        }
+            Err(_) if self.is_whole(operator).await => None,
+            Err(error) => {
+                let key = self.key.clone();
+                self.abort(&key).await;
+                remove(operator, &key).await;
+                return Err(error);
+            }
+        };
         let copied = whole.copy(number, &self.key).await;
-        remove(operator, &self.key).await;
+        if !self.remove_version(version).await {
+            remove(operator, &self.key).await;
+        }
         copied
+    }
+
+    /// Removes the one version of the segment for good: in a bucket that keeps versions, a plain delete would leave it
+    /// there, unseen and paid for.
+    async fn remove_version(&self, version: Option<String>) -> bool {
+        let Some(version) = version else { return false };
+        let full = format!("{}{}", self.requests.prefix(), self.key);
+        let query = format!("versionId={}", encoded(&version, false));
+        let removed = self.requests.send(Ask::new("DeleteObject", Method::DELETE, &full, query)).await;
+        if let Err(error) = &removed {
+            tracing::warn!(
+                object = self.key,
+                error = %error.message(),
+                "the version of a segment could not be removed; a lifecycle rule for old versions does it later"
+            );
+        }
+        removed.is_ok()
     }
 
     async fn is_whole(&self, operator: &Operator) -> bool {

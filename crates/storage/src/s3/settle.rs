@@ -62,7 +62,7 @@ impl Sent<'_> {
     }
 
     /// Removes an object that we made and that is not what we sent, where our key may do that.
-    async fn take_back(&self) {
+    pub(super) async fn take_back(&self) {
         if let Found::Ours(_) = self.look().await
             && let Err(error) = self.operator.delete(self.key.as_str()).await
         {

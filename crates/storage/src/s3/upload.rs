@@ -15,7 +15,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::parts::{Part, Plan};
 use crate::s3::S3Store;
 use crate::s3::gather::Gathered;
-use crate::s3::multipart::{Landed, Multipart};
+use crate::s3::lock::Lock;
+use crate::s3::multipart::{Landed, Multipart, put_locked};
 use crate::s3::requests::Requests;
 use crate::s3::segment::Segment;
 use crate::s3::settle::{self, Sent};
@@ -45,7 +46,7 @@ pub(super) struct S3Upload {
 
 impl S3Upload {
     /// Prepares the upload; the first request is sent with the second part.
-    pub(super) fn begin(store: &S3Store, key: &ObjectKey, plan: Plan) -> Self {
+    pub(super) fn begin(store: &S3Store, key: &ObjectKey, plan: Plan, lock: Option<Lock>) -> Self {
         let subject = store.subject(key);
         let (transport, witness) = store.transport.witnessed();
         let context = OperationContext::new().with_http_transport(HttpTransporter::new(transport.clone()));
@@ -59,6 +60,7 @@ impl S3Upload {
             mark: BackupId::random().to_string(),
             plan,
             put_if_absent: store.put_if_absent,
+            lock,
             first: None,
             multipart: None,
             flying: JoinSet::new(),
@@ -137,6 +139,8 @@ struct Worker {
     mark: String,
     plan: Plan,
     put_if_absent: bool,
+    /// The lock that the object gets.
+    lock: Option<Lock>,
     /// The first part, until there is a second: an object of one part is put at once.
     first: Option<Buffer>,
     multipart: Option<Multipart>,
@@ -301,7 +305,7 @@ impl Worker {
         if let Some(multipart) = &self.multipart {
             return Ok(multipart.clone());
         }
-        let multipart = Multipart::create(&self.requests, self.key.as_str(), &self.mark)
+        let multipart = Multipart::create(&self.requests, self.key.as_str(), &self.mark, self.lock)
             .await
             .map_err(|error| from_opendal(&self.subject, "beginning", &error))?;
         self.multipart = Some(multipart.clone());
@@ -376,15 +380,29 @@ impl Worker {
             Some(multipart) => multipart.complete(&self.landed).await.map(Some),
             None => {
                 let only = self.first.take().unwrap_or_default();
-                self.operator
-                    .write_with(self.key.as_str(), only)
-                    .if_not_exists(true)
-                    .user_metadata([(MARK.to_owned(), self.mark.clone())])
-                    .await
-                    .map(|found| found.etag().map(str::to_owned))
+                match self.lock {
+                    Some(lock) => put_locked(&self.requests, self.key.as_str(), only, &self.mark, lock).await,
+                    None => self
+                        .operator
+                        .write_with(self.key.as_str(), only)
+                        .if_not_exists(true)
+                        .user_metadata([(MARK.to_owned(), self.mark.clone())])
+                        .await
+                        .map(|found| found.etag().map(str::to_owned)),
+                }
             }
         };
-        sent.settle(closed).await
+        let receipt = sent.settle(closed).await?;
+        let Some(lock) = self.lock else { return Ok(receipt) };
+        match lock.check(&self.besides, &self.key, &self.subject).await {
+            Ok(()) => Ok(receipt),
+            // What a store keeps no lock on can be taken away again.
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                sent.take_back().await;
+                Err(error)
+            }
+            Err(error) => Err(settle::uncertain(&self.subject, error.to_string())),
+        }
     }
 
     async fn abort(&mut self) {

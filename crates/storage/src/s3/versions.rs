@@ -2,6 +2,7 @@
 
 use backup_core::{Erased, Error, ErrorKind, ObjectKey, Result};
 use http::Method;
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::s3::S3Store;
@@ -45,7 +46,17 @@ pub(super) async fn erase(store: &S3Store, key: &ObjectKey) -> Result<Erased> {
         match store.requests.send(Ask::new("DeleteObject", Method::DELETE, &full, query)).await {
             Ok(_) => {}
             Err(error) if error.kind() == opendal::ErrorKind::NotFound => {}
-            Err(error) => return Err(from_opendal(store.subject(key), "removing a version", &error)),
+            Err(error) => {
+                let refused = from_opendal(store.subject(key), "removing a version", &error);
+                return Err(match store.held_by(key).await {
+                    Ok(Some(held)) if held.holds(Timestamp::now()) => {
+                        Error::new(ErrorKind::Conflict, store.subject(key), format!("is {held}"))
+                            .with_hint("try again when that has ended")
+                            .with_source(refused)
+                    }
+                    _ => refused,
+                });
+            }
         }
     }
     match self::versions(store, key, &full).await? {

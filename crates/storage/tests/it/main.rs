@@ -9,6 +9,7 @@ mod faults;
 mod folder;
 mod gcs;
 mod identity;
+mod locks;
 mod memory;
 mod peer;
 mod probe;

@@ -9,7 +9,7 @@ use backup_core::{Erased, ErrorKind, ObjectKey};
 use crate::servers::{Server, rgw};
 
 /// One request of the S3 API that the program itself never makes.
-fn request(server: &Server, method: &str, path: &str, body: &str) -> String {
+pub(crate) fn request(server: &Server, method: &str, path: &str, body: &str) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/s3-request");
     let ran = Command::new(script)
         .args([server.endpoint.as_str(), method, path, body])
