@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,6 +38,36 @@ pub trait Sink: fmt::Debug + fmt::Display + Send + Sync {
         let _ = on;
         Err(Error::new(ErrorKind::Unsupported, key.as_str(), "this kind of place has no legal hold"))
     }
+
+    /// Starts an object of `len` bytes, or goes on where an earlier process was cut off with the same
+    /// bytes, as far as `journal` tells and the place still has them. All bytes are written again by the
+    /// caller; what the place has and what is equal is not sent. Aborting such an upload keeps what was
+    /// sent, for the next process.
+    ///
+    /// A place that cannot go on starts anew: that is what this does where nothing else is said.
+    ///
+    /// # Errors
+    /// As [`Sink::begin`].
+    async fn resume(&self, key: &ObjectKey, len: u64, journal: Arc<dyn Journal>) -> Result<Box<dyn Upload>> {
+        let _ = journal;
+        self.begin(key, Some(len)).await
+    }
+}
+
+/// What one upload notes on this machine, so that a later process can go on with it. Lines without a
+/// line break; the upload alone knows what they mean. They hold no secret and are believed in nothing
+/// that the place and the bytes themselves do not confirm.
+#[async_trait]
+pub trait Journal: fmt::Debug + Send + Sync {
+    /// Every line since the last [`Journal::clear`], oldest first. One that a crash cut short may be
+    /// among them; whoever reads passes over what it does not understand.
+    async fn read(&self) -> Result<Vec<String>>;
+
+    /// Adds a line, so that it survives a crash.
+    async fn add(&self, line: String) -> Result<()>;
+
+    /// Forgets all lines.
+    async fn clear(&self) -> Result<()>;
 }
 
 /// What a place can hold, in bytes and counts.
@@ -51,6 +82,12 @@ pub struct Limits {
 /// One object on its way. Dropping it publishes nothing.
 #[async_trait]
 pub trait Upload: fmt::Debug + Send {
+    /// Bytes from the object's beginning that need not be sent, because the place has them from an
+    /// earlier process.
+    fn kept(&self) -> u64 {
+        0
+    }
+
     /// Takes the next chunk; returning is the backpressure. Not cancel safe: a dropped future leaves
     /// the upload fit for nothing but being dropped.
     async fn write(&mut self, chunk: Bytes) -> Result<()>;

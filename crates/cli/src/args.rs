@@ -200,6 +200,9 @@ pub(crate) struct ReadBackArgs {
     /// The most bytes a second that are written to the destination, such as 10MiB
     #[arg(long, value_name = "RATE")]
     upload_limit: Option<String>,
+    /// Seal into this folder first and upload from there, so that an upload that is cut off can be continued
+    #[arg(long, value_name = "FOLDER")]
+    spool: Option<String>,
     /// A file that gets one line of JSON for every run that ends
     #[arg(long, value_name = "FILE")]
     notify_log: Option<String>,
@@ -300,6 +303,7 @@ impl Sets for ReadBackArgs {
         }
         text(raw, "mirror", self.mirror.as_ref());
         text(raw, "upload_limit", self.upload_limit.as_ref());
+        text(raw, "spool", self.spool.as_ref());
         text(raw, "notify.log", self.notify_log.as_ref());
     }
 }

@@ -25,6 +25,7 @@ mod selector;
 mod settings;
 mod signals;
 mod source;
+mod spooling;
 mod spread;
 mod state;
 mod terminal;

@@ -1,27 +1,32 @@
 //! One backup, from the dump to the signed manifest.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Run, RunRecord};
 use crate::context::Context;
+use crate::digest::Sha256Digest;
 use crate::dump::{Dump, DumpFormat, DumpReport, Dumper, Selection};
 use crate::error::{Error, ErrorKind, Result, Retry, Stage};
 use crate::id::{BackupId, RepositoryId, SourceName};
 use crate::ledger::{Head, Ledger};
-use crate::manifest::{BackupRef, Manifest, printable};
+use crate::manifest::{BackupRef, Manifest, RecipientRef, printable};
 use crate::progress::{Event, RunStatus};
 use crate::seal::{Encryptor, SealSummary, Sealing};
+use crate::settled::Settled;
 use crate::statement::{Origin, SignedStatement, Signer, StatementKind, VouchedManifest};
 use crate::store::{Receipt, Sink, Source};
-use crate::stream::ByteStream;
+use crate::stream::{ByteStream, Sealed};
 use crate::tags::Tags;
 
 use super::mirror::{Lane, Lanes, MirrorParts, mirror};
+use super::spool::{Spool, Spooled};
 use super::told::Told;
-use super::{meter, read};
+use super::{meter, read, resume};
 
 /// The ports that a backup runs on.
 #[derive(Debug, Clone)]
@@ -126,6 +131,7 @@ pub(super) async fn backup_into(
     parts: &MirrorParts,
     lanes: &mut Lanes<'_>,
     request: BackupRequest,
+    work: Work<'_>,
 ) -> Result<BackedUp> {
     let at = BackupRef { source: request.source.clone(), id: request.id };
     let started = cx.now();
@@ -134,8 +140,8 @@ pub(super) async fn backup_into(
         Some(catalog) => Some((catalog, catalog.begin(record(&at, started)).await?)),
         None => None,
     };
-    let run_ports = run.as_ref().map(|(catalog, run)| (*catalog, run));
-    let outcome = run_backup(cx, parts, lanes, &request, &at, started, run_ports).await;
+    let stages = Stages { cx, run: run.as_ref().map(|(catalog, run)| (*catalog, run)) };
+    let outcome = run_backup(cx, parts, lanes, &request, work, started, &stages).await;
     cx.report(Event::Status(match &outcome {
         Ok(_) => RunStatus::Completed,
         Err(error) if error.kind() == ErrorKind::Cancelled => RunStatus::Cancelled,
@@ -177,19 +183,43 @@ fn record(at: &BackupRef, started: Timestamp) -> RunRecord {
     }
 }
 
+/// How a backup gets to its places.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Work<'a> {
+    /// As it is dumped.
+    Stream,
+    /// Through a spool.
+    Through(&'a Spool),
+    /// From a spool, where an earlier run left it.
+    From(&'a Spool, &'a Spooled),
+}
+
+/// Notes what a run comes to.
+#[derive(Debug)]
+pub(super) struct Stages<'a> {
+    cx: &'a Context,
+    run: Option<(&'a Arc<dyn Catalog>, &'a Run)>,
+}
+
+impl Stages<'_> {
+    /// Tells the catalogue.
+    pub(super) async fn advance(&self, status: RunStatus) -> Result<()> {
+        match self.run {
+            Some((catalog, run)) => told(self.cx, catalog.advance(run, status).await),
+            None => Ok(()),
+        }
+    }
+}
+
 async fn run_backup(
     cx: &Context,
     parts: &MirrorParts,
     lanes: &mut Lanes<'_>,
     request: &BackupRequest,
-    at: &BackupRef,
+    work: Work<'_>,
     started: Timestamp,
-    run: Option<(&Arc<dyn Catalog>, &Run)>,
+    stages: &Stages<'_>,
 ) -> Result<BackedUp> {
-    let advance = async |status| match run {
-        Some((catalog, run)) => told(cx, catalog.advance(run, status).await),
-        None => Ok(()),
-    };
     lanes.enough(cx)?;
     // A ledger or a place that cannot be read is told before the work, not after it.
     let remembered = parts.ledger.head(&request.repository, &request.source).await?;
@@ -199,8 +229,45 @@ async fn run_backup(
     if let Some(head) = remembered {
         tell_if_gone(cx, lanes, request, head).await;
     }
+    match work {
+        Work::Stream => stream(cx, parts, lanes, request, started, stages).await,
+        Work::Through(spool) => {
+            let (spooled, report) = resume::fill(cx, parts, request, spool, started, stages).await?;
+            resume::deliver(cx, parts, lanes, request, spool, &spooled, report, stages).await
+        }
+        Work::From(spool, spooled) => {
+            let report = spooled.report();
+            resume::deliver(cx, parts, lanes, request, spool, spooled, report, stages).await
+        }
+    }
+}
 
-    advance(RunStatus::Running).await?;
+/// What is known of a dump that is being sealed.
+pub(super) struct Dumped {
+    pub(super) format: DumpFormat,
+    pub(super) report: Settled<DumpReport>,
+    pub(super) summary: Settled<SealSummary>,
+}
+
+impl Dumped {
+    /// What is known once the sealed stream has ended cleanly.
+    pub(super) fn known(&self) -> Result<(&DumpReport, &SealSummary)> {
+        let report = self.report.get();
+        let report = report.ok_or_else(|| Error::bug("a dump ended cleanly without a report"))?;
+        let summary = self.summary.get();
+        let summary = summary.ok_or_else(|| Error::bug("an envelope ended cleanly without a summary"))?;
+        Ok((report, summary))
+    }
+}
+
+/// Starts the dump and seals what comes.
+pub(super) async fn dump(
+    cx: &Context,
+    parts: &MirrorParts,
+    request: &BackupRequest,
+    stages: &Stages<'_>,
+) -> Result<(ByteStream<Sealed>, Dumped)> {
+    stages.advance(RunStatus::Running).await?;
     cx.report(Event::Status(RunStatus::Running));
     if let Some(bytes) = request.estimate {
         cx.report(Event::Estimate { bytes });
@@ -208,63 +275,145 @@ async fn run_backup(
     let (told, listening) = Told::listening(cx);
     let dump = parts.dumper.dump(&listening, &request.selection).await.map_err(|e| e.at(Stage::Dump))?;
     let Dump { format, bytes, report } = told.kept_with(dump);
-    let Sealing { bytes: sealed, summary } = parts
+    let Sealing { bytes, summary } = parts
         .encryptor
         .seal(&request.id, meter::plain(cx, bytes), report.clone())
         .await
         .map_err(|e| e.at(Stage::Seal))?;
+    Ok((meter::sealing(cx, bytes), Dumped { format, report, summary }))
+}
 
-    advance(RunStatus::Uploading).await?;
-    let receipt = lanes.store(cx, &at.data(), meter::sealing(cx, sealed), request.estimate).await?;
-    let report = report.get().ok_or_else(|| Error::bug("a dump ended cleanly without a report"))?.clone();
-    let summary = summary.get().ok_or_else(|| Error::bug("an envelope ended cleanly without a summary"))?;
+async fn stream(
+    cx: &Context,
+    parts: &MirrorParts,
+    lanes: &mut Lanes<'_>,
+    request: &BackupRequest,
+    started: Timestamp,
+    stages: &Stages<'_>,
+) -> Result<BackedUp> {
+    let at = BackupRef { source: request.source.clone(), id: request.id };
+    let (bytes, dumped) = dump(cx, parts, request, stages).await?;
+    stages.advance(RunStatus::Uploading).await?;
+    let receipt = lanes.store(cx, &at.data(), bytes, request.estimate).await?;
+    let (report, summary) = dumped.known()?;
 
     let tree = ByteStream::declare_sealed(futures::stream::iter([Ok(summary.tree.clone())]));
     lanes.store(&quiet(cx), &at.tree(), tree, Some(summary.tree.len() as u64)).await?;
 
     if request.read_back {
-        advance(RunStatus::Verifying).await?;
+        stages.advance(RunStatus::Verifying).await?;
         cx.report(Event::Status(RunStatus::Verifying));
         lanes.read_back(&quiet(cx), &at.data(), &receipt).await?;
     }
     cx.check(&at.to_string())?;
 
     let previous = settled_head(cx, parts, lanes, request).await?;
-    let manifest = Manifest {
-        repository: request.repository,
-        source: request.source.clone(),
-        id: request.id,
-        seq: previous.map_or(1, |head| head.seq + 1),
-        prev: previous.map(|head| head.pae_sha256),
-        started,
-        finished: cx.now(),
-        format: DumpFormat::new(printable(format.as_str())),
-        engine: printable(&report.engine),
-        versions: report.versions.iter().map(|(k, v)| (printable(k), printable(v))).collect(),
-        source_len: summary.source_len,
-        object_len: receipt.len,
-        sha256: receipt.sha256,
-        head_sha256: summary.head_sha256,
-        tree_root: summary.tree_root,
-        recipients: parts.encryptor.recipients(),
-        tags: request.tags.clone(),
-    };
+    let facts = Facts::new(parts, started, &dumped.format, report, summary, &receipt, &request.tags);
     check_lengths(&receipt, summary)?;
+    let manifest = facts.manifest(request, previous, cx.now());
     let signed = parts.signer.sign(StatementKind::Manifest, &manifest.to_json()?)?;
+    intend(parts, request, &manifest, &signed).await?;
     publish(cx, parts, lanes, request, &manifest, &signed).await?;
-    Ok(BackedUp { manifest, report, read_back: request.read_back })
+    Ok(BackedUp { manifest, report: report.clone(), read_back: request.read_back })
+}
+
+/// What is known of a sealed backup before it has a number in the history. All of it will stand in the
+/// manifest, in the clear.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Facts {
+    pub(super) started: Timestamp,
+    pub(super) format: DumpFormat,
+    pub(super) engine: String,
+    pub(super) versions: BTreeMap<String, String>,
+    pub(super) source_len: u64,
+    pub(super) object_len: u64,
+    pub(super) sha256: Sha256Digest,
+    pub(super) head_sha256: Sha256Digest,
+    pub(super) tree_root: Sha256Digest,
+    pub(super) recipients: Vec<RecipientRef>,
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub(super) tags: Tags,
+}
+
+impl Facts {
+    /// Gathers them at the clean end of the sealed stream.
+    pub(super) fn new(
+        parts: &MirrorParts,
+        started: Timestamp,
+        format: &DumpFormat,
+        report: &DumpReport,
+        summary: &SealSummary,
+        receipt: &Receipt,
+        tags: &Tags,
+    ) -> Self {
+        Self {
+            started,
+            format: DumpFormat::new(printable(format.as_str())),
+            engine: printable(&report.engine),
+            versions: report.versions.iter().map(|(k, v)| (printable(k), printable(v))).collect(),
+            source_len: summary.source_len,
+            object_len: receipt.len,
+            sha256: receipt.sha256,
+            head_sha256: summary.head_sha256,
+            tree_root: summary.tree_root,
+            recipients: parts.encryptor.recipients(),
+            tags: tags.clone(),
+        }
+    }
+
+    /// The manifest that follows `previous` in the history.
+    pub(super) fn manifest(
+        &self,
+        request: &BackupRequest,
+        previous: Option<Head>,
+        finished: Timestamp,
+    ) -> Manifest {
+        let Self { started, format, engine, versions, source_len, .. } = self.clone();
+        Manifest {
+            repository: request.repository,
+            source: request.source.clone(),
+            id: request.id,
+            seq: previous.map_or(1, |head| head.seq + 1),
+            prev: previous.map(|head| head.pae_sha256),
+            started,
+            finished,
+            format,
+            engine,
+            versions,
+            source_len,
+            object_len: self.object_len,
+            sha256: self.sha256,
+            head_sha256: self.head_sha256,
+            tree_root: self.tree_root,
+            recipients: self.recipients.clone(),
+            tags: self.tags.clone(),
+        }
+    }
 }
 
 /// A whole object is longer than its head, so an empty one is a broken promise somewhere above.
-fn check_lengths(receipt: &Receipt, summary: &SealSummary) -> Result<()> {
+pub(super) fn check_lengths(receipt: &Receipt, summary: &SealSummary) -> Result<()> {
     if receipt.len == 0 || summary.tree.is_empty() {
         return Err(Error::bug("an envelope without bytes was stored"));
     }
     Ok(())
 }
 
-/// The step that makes the backup exist, recorded before and after in the signer's own memory.
-async fn publish(
+/// Records in the signer's own memory what is about to exist.
+pub(super) async fn intend(
+    parts: &MirrorParts,
+    request: &BackupRequest,
+    manifest: &Manifest,
+    signed: &SignedStatement,
+) -> Result<()> {
+    let head = Head { id: request.id, seq: manifest.seq, pae_sha256: signed.pae_sha256() };
+    let intended = parts.ledger.intend(&request.repository, &request.source, head).await;
+    intended.map_err(|e| e.at(Stage::Manifest))
+}
+
+/// The step that makes the backup exist, which was intended, and is noted afterwards.
+pub(super) async fn publish(
     cx: &Context,
     parts: &MirrorParts,
     lanes: &mut Lanes<'_>,
@@ -272,17 +421,11 @@ async fn publish(
     manifest: &Manifest,
     signed: &SignedStatement,
 ) -> Result<()> {
-    let head = Head { id: request.id, seq: manifest.seq, pae_sha256: signed.pae_sha256() };
-    parts
-        .ledger
-        .intend(&request.repository, &request.source, head)
-        .await
-        .map_err(|e| e.at(Stage::Manifest))?;
     let published = lanes.publish(&quiet(cx), &manifest.backup(), signed, request.read_back).await;
     // Unless every place said no for certain, the manifest may be there: the next run looks.
     if published.stands {
         // The backup exists. A ledger that cannot say so now finds out at the next run by looking.
-        if let Err(error) = parts.ledger.settle(&request.repository, &request.source, true).await {
+        if let Err(error) = settle(parts, request, signed).await {
             cx.report(Event::Warning(&format!(
                 "the backup is stored, but this host could not note it: {error}"
             )));
@@ -292,6 +435,16 @@ async fn publish(
         lanes.receipts(cx, parts.signer.as_ref(), &about).await;
     }
     published.enough
+}
+
+/// Notes that what was intended is stored, unless that was noted before.
+async fn settle(parts: &MirrorParts, request: &BackupRequest, signed: &SignedStatement) -> Result<()> {
+    let (repository, source) = (&request.repository, &request.source);
+    let intended = parts.ledger.intended(repository, source).await?;
+    if intended.is_some_and(|head| head.pae_sha256 == signed.pae_sha256()) {
+        parts.ledger.settle(repository, source, true).await?;
+    }
+    Ok(())
 }
 
 /// The manifest was stored, but nobody saw it: neither a backup nor none.
@@ -385,7 +538,7 @@ async fn check_place(
 
 /// What became of a manifest that an interrupted run was about to store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Fate {
+pub(super) enum Fate {
     /// Nothing is there.
     Absent,
     /// Something else stands in its place.
@@ -398,7 +551,7 @@ enum Fate {
 
 /// The backup that an interrupted run was about to finish, and its manifest's fate by a look at every
 /// place. Places that cannot be looked at are given up.
-async fn interrupted(
+pub(super) async fn interrupted(
     cx: &Context,
     parts: &MirrorParts,
     lanes: &mut Lanes<'_>,
@@ -451,7 +604,7 @@ async fn fate(reader: &dyn Source, signer: &dyn Signer, at: &BackupRef, intended
 ///
 /// The look is the last thing before a new manifest is made: a request that a killed process left on
 /// its way to the place has had the time of a whole dump to arrive.
-async fn settled_head(
+pub(super) async fn settled_head(
     cx: &Context,
     parts: &MirrorParts,
     lanes: &mut Lanes<'_>,
@@ -467,7 +620,9 @@ async fn settled_head(
             Fate::Absent => "was never finished",
             Fate::Displaced => "was never finished, and something else stands in its manifest's place",
         };
-        cx.report(Event::Warning(&format!("an earlier run was interrupted; its backup {at} {fate}")));
+        if at.id != request.id {
+            cx.report(Event::Warning(&format!("an earlier run was interrupted; its backup {at} {fate}")));
+        }
     }
     parts.ledger.head(repository, source).await
 }

@@ -21,12 +21,13 @@ use crate::manifest::BackupRef;
 use crate::progress::Event;
 use crate::seal::Encryptor;
 use crate::statement::{SignedStatement, Signer, VouchedManifest};
-use crate::store::{Receipt, Sink, Source};
+use crate::store::{Journal, Receipt, Sink, Source};
 use crate::stream::{ByteStream, Sealed};
 
-use super::backup::{BackedUp, BackupParts, BackupRequest, backup_into, quiet, unread};
+use super::backup::{BackedUp, BackupParts, BackupRequest, Work, backup_into, quiet, unread};
+use super::spool::Spool;
 use super::store::{Branch, patiently, tee};
-use super::{attest, verify};
+use super::{attest, read, verify};
 
 /// A place for one copy.
 #[derive(Debug, Clone)]
@@ -162,7 +163,7 @@ impl CopyState {
 pub async fn mirror(cx: &Context, parts: &MirrorParts, request: BackupRequest) -> Mirrored {
     let mut lanes = Lanes::new(parts);
     let outcome = match lanes.check_request() {
-        Ok(()) => backup_into(cx, parts, &mut lanes, request).await,
+        Ok(()) => backup_into(cx, parts, &mut lanes, request, Work::Stream).await,
         Err(error) => Err(error),
     };
     Mirrored { outcome, copies: lanes.into_copies() }
@@ -174,6 +175,8 @@ pub(super) struct Lanes<'a> {
     lanes: Vec<Lane<'a>>,
     unusable: &'a [(String, Arc<Error>)],
     need: usize,
+    /// Whether what the spool holds of this backup can never become one.
+    pub(super) hopeless: bool,
 }
 
 /// One place of a run.
@@ -184,7 +187,9 @@ pub(super) struct Lane<'a> {
     lost: Option<Error>,
     /// Whether that was told.
     told: bool,
-    /// What became of its manifest, once that was sent.
+    /// Whether it was found to hold the object that is being stored, byte for byte.
+    holds: bool,
+    /// What became of its manifest, once that was sent or found.
     manifest: Option<Result<()>>,
 }
 
@@ -211,7 +216,51 @@ impl<'a> Lane<'a> {
         Ok(())
     }
 
+    /// Looks whether the place holds an object already, byte for byte: an earlier run may have got so far.
+    async fn look_for(&mut self, cx: &Context, key: &ObjectKey, sent: &Receipt) {
+        self.holds = false;
+        let found = self.ask(key, self.place.reader.stat(key)).await;
+        let compared = match found {
+            Ok(None) => return,
+            // A key that may only write cannot look; the place's own refusal has to do.
+            Err(error) if error.kind() == ErrorKind::Denied => return,
+            Ok(Some(info)) if info.len == sent.len => self.same_bytes(cx, key, sent).await,
+            Ok(Some(_)) => {
+                Err(Error::new(ErrorKind::Conflict, key.as_str(), "something else stands in its place"))
+            }
+            Err(error) => Err(error),
+        };
+        match compared {
+            Ok(()) => self.holds = true,
+            Err(error) => self.lose(error.at(Stage::Upload)),
+        }
+    }
+
+    /// Looks whether the place holds this very manifest already.
+    async fn look_for_manifest(&mut self, at: &BackupRef, signed: &SignedStatement) {
+        let key = at.manifest();
+        let found = read::small(self.place.reader.as_ref(), &key, read::STATEMENT_LEN_MAX);
+        match self.ask(&key, found).await {
+            Ok(stored) if stored == *signed.stored() => self.manifest = Some(Ok(())),
+            Ok(_) => {
+                let what = "another manifest stands in its place";
+                self.lose(Error::new(ErrorKind::Conflict, key.as_str(), what).at(Stage::Manifest));
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) => {}
+            Err(error) => self.lose(error.at(Stage::Manifest)),
+        }
+    }
+
+    /// Whether the object that is being stored has still to be sent there.
+    fn lacks(&self) -> bool {
+        self.lost.is_none() && !self.holds && self.manifest.is_none()
+    }
+
     async fn read_back(&mut self, cx: &Context, key: &ObjectKey, sent: &Receipt) {
+        // Compared byte for byte when it was found, in this run or in the one that stored its manifest.
+        if !self.lacks() {
+            return;
+        }
         if let Err(error) = self.same_bytes(cx, key, sent).await {
             self.lose(error);
         }
@@ -230,16 +279,17 @@ impl<'a> Lane<'a> {
 impl<'a> Lanes<'a> {
     /// One for each destination.
     pub(super) fn new(parts: &'a MirrorParts) -> Self {
-        let lane = |place| Lane { place, lost: None, told: false, manifest: None };
+        let lane = |place| Lane { place, lost: None, told: false, holds: false, manifest: None };
         let total = parts.destinations.len() + parts.unusable.len();
         Self {
             lanes: parts.destinations.iter().map(lane).collect(),
             unusable: &parts.unusable,
             need: parts.enough.of(total),
+            hopeless: false,
         }
     }
 
-    fn check_request(&self) -> Result<()> {
+    pub(super) fn check_request(&self) -> Result<()> {
         let total = self.total();
         if self.need >= 1 && self.need <= total {
             return Ok(());
@@ -266,6 +316,26 @@ impl<'a> Lanes<'a> {
     /// The places that are still with us.
     pub(super) fn alive(&mut self) -> impl Iterator<Item = &mut Lane<'a>> {
         self.lanes.iter_mut().filter(|lane| lane.lost.is_none())
+    }
+
+    /// Whether every place that was asked for holds the backup.
+    pub(super) fn all_stored(&self) -> bool {
+        self.unusable.is_empty() && self.lanes.iter().all(|lane| matches!(lane.manifest, Some(Ok(()))))
+    }
+
+    /// Looks in every place for this very manifest. How many hold it.
+    ///
+    /// # Errors
+    /// Those of [`Lanes::enough`].
+    pub(super) async fn find_manifest(
+        &mut self,
+        cx: &Context,
+        at: &BackupRef,
+        signed: &SignedStatement,
+    ) -> Result<usize> {
+        join_all(self.alive().map(|lane| lane.look_for_manifest(at, signed))).await;
+        self.enough(cx)?;
+        Ok(self.alive().filter(|lane| lane.manifest.is_some()).count())
     }
 
     /// Whether every place that was asked for is still with us.
@@ -348,10 +418,71 @@ impl<'a> Lanes<'a> {
         sealed: ByteStream<Sealed>,
         size_hint: Option<u64>,
     ) -> Result<Receipt> {
-        let need = self.need;
-        let mut lanes: Vec<_> = self.alive().collect();
-        let mut branches: Vec<_> =
-            lanes.iter().map(|lane| Branch::new(lane.place.sink.as_ref(), lane.place.patience)).collect();
+        let stored = self.fan_out(cx, key, sealed, size_hint, self.need, |_| None).await?;
+        self.enough(cx)?;
+        // Names of versions differ from place to place.
+        let stored = stored.ok_or_else(|| Error::bug(format!("nobody told how storing {key} ended")))?;
+        Ok(Receipt { tag: if self.is_single() { stored.tag } else { None }, ..stored })
+    }
+
+    /// Stores an object of the spool in every place that is left and does not hold it already; with
+    /// `resume`, where an earlier process was cut off.
+    ///
+    /// # Errors
+    /// As [`Lanes::store`]; what the spool holds is [`Lanes::hopeless`] when it is damaged.
+    pub(super) async fn store_from(
+        &mut self,
+        cx: &Context,
+        spool: &Spool,
+        at: &BackupRef,
+        key: &ObjectKey,
+        whole: &Receipt,
+        resume: bool,
+    ) -> Result<()> {
+        let looking = quiet(cx);
+        let looks = self.alive().filter(|lane| lane.manifest.is_none());
+        join_all(looks.map(|lane| lane.look_for(&looking, key, whole))).await;
+        self.hopeless |= self.lanes.iter().any(|lane| {
+            lane.lost
+                .as_ref()
+                .is_some_and(|lost| matches!(lost.kind(), ErrorKind::Conflict | ErrorKind::Integrity))
+        });
+        self.enough(cx)?;
+        let lacking = self.lanes.iter().filter(|lane| lane.lacks()).count();
+        if lacking == 0 {
+            return Ok(());
+        }
+        let need = self.need.saturating_sub(self.alive().count() - lacking).max(1);
+        let stored = match spool.read(&looking, key, whole).await {
+            Ok(stream) => {
+                let journal = |name: &str| resume.then(|| spool.journals.of(at, name));
+                self.fan_out(cx, key, stream, Some(whole.len), need, journal).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = stored {
+            self.hopeless |= matches!(error.kind(), ErrorKind::Integrity | ErrorKind::NotFound);
+            return Err(error);
+        }
+        self.enough(cx)
+    }
+
+    /// Stores one stream in every place that lacks it; places in which it failed are given up.
+    async fn fan_out(
+        &mut self,
+        cx: &Context,
+        key: &ObjectKey,
+        sealed: ByteStream<Sealed>,
+        size_hint: Option<u64>,
+        need: usize,
+        journal: impl Fn(&str) -> Option<Arc<dyn Journal>>,
+    ) -> Result<Option<Receipt>> {
+        let mut lanes: Vec<_> = self.lanes.iter_mut().filter(|lane| lane.lacks()).collect();
+        let branch = |lane: &&mut Lane<'a>| {
+            let place = lane.place;
+            Branch::new(place.sink.as_ref(), place.patience).with_journal(journal(&place.name))
+        };
+        let mut branches: Vec<_> = lanes.iter().map(branch).collect();
         tee(cx, key, sealed, size_hint, &mut branches, need).await?;
         let mut stored = None;
         for (lane, branch) in lanes.iter_mut().zip(branches) {
@@ -361,10 +492,7 @@ impl<'a> Lanes<'a> {
                 None => {}
             }
         }
-        self.enough(cx)?;
-        // Names of versions differ from place to place.
-        let stored = stored.ok_or_else(|| Error::bug(format!("nobody told how storing {key} ended")))?;
-        Ok(Receipt { tag: if self.is_single() { stored.tag } else { None }, ..stored })
+        Ok(stored)
     }
 
     /// Reads an object back in every place that is left; places that hold other bytes are given up.
@@ -386,14 +514,17 @@ impl<'a> Lanes<'a> {
         look: bool,
     ) -> Published {
         let key = at.manifest();
-        let (need, len) = (self.need, signed.stored().len() as u64);
-        let mut lanes: Vec<_> = self.alive().collect();
+        let len = signed.stored().len() as u64;
+        let held = self.alive().filter(|lane| lane.manifest.is_some()).count();
+        let need = self.need.saturating_sub(held).max(1);
+        let mut lanes: Vec<_> = self.alive().filter(|lane| lane.manifest.is_none()).collect();
         let mut branches: Vec<_> =
             lanes.iter().map(|lane| Branch::new(lane.place.sink.as_ref(), lane.place.patience)).collect();
-        if let Err(error) =
-            tee(cx, &key, ByteStream::of_statement(signed), Some(len), &mut branches, need).await
+        if !branches.is_empty()
+            && let Err(error) =
+                tee(cx, &key, ByteStream::of_statement(signed), Some(len), &mut branches, need).await
         {
-            return Published { stands: false, enough: Err(error.at(Stage::Manifest)) };
+            return Published { stands: held > 0, enough: Err(error.at(Stage::Manifest)) };
         }
         let mut receipts = Vec::new();
         for (lane, branch) in lanes.iter_mut().zip(branches) {
@@ -411,7 +542,7 @@ impl<'a> Lanes<'a> {
         }
         let looks = lanes.iter_mut().zip(&receipts).map(|(lane, sent)| lane.look_back(cx, at, sent.as_ref()));
         join_all(looks).await;
-        let stored = lanes.iter().filter(|lane| matches!(lane.manifest, Some(Ok(())))).count();
+        let stored = self.lanes.iter().filter(|lane| matches!(lane.manifest, Some(Ok(())))).count();
         Published { stands: stored > 0, enough: self.published(cx, at, stored) }
     }
 
@@ -488,7 +619,7 @@ impl<'a> Lanes<'a> {
         }
     }
 
-    fn into_copies(self) -> Vec<CopyOutcome> {
+    pub(super) fn into_copies(self) -> Vec<CopyOutcome> {
         let lanes = self.lanes.into_iter().map(|lane| {
             let state = match (lane.manifest, lane.lost) {
                 (Some(Ok(())), _) => CopyState::Stored,

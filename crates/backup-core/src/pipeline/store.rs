@@ -1,5 +1,6 @@
 //! One stream into one object, in one place or in several: the only code that commits or aborts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::id::ObjectKey;
 use crate::progress::Event;
-use crate::store::{Receipt, Sink, Upload, Whole};
+use crate::store::{Journal, Receipt, Sink, Upload, Whole};
 use crate::stream::{ByteStream, Sealed};
 
 /// How long an abort may take; leftovers are swept later.
@@ -54,6 +55,8 @@ pub(super) struct Branch<'a> {
     sink: &'a dyn Sink,
     /// How long one call may hold up the other branches.
     patience: Option<Duration>,
+    /// By which an upload that was cut off is continued.
+    journal: Option<Arc<dyn Journal>>,
     upload: Option<Box<dyn Upload>>,
     /// What became of it; `None` for a good one that was stopped because of the others.
     pub(super) ended: Option<Result<Receipt>>,
@@ -62,11 +65,20 @@ pub(super) struct Branch<'a> {
 impl<'a> Branch<'a> {
     /// A branch into `sink` that is given up when one call takes longer than `patience`.
     pub(super) fn new(sink: &'a dyn Sink, patience: Option<Duration>) -> Self {
-        Self { sink, patience, upload: None, ended: None }
+        Self { sink, patience, journal: None, upload: None, ended: None }
+    }
+
+    /// The same, which goes on where an earlier process was cut off. The length must be known then.
+    pub(super) fn with_journal(self, journal: Option<Arc<dyn Journal>>) -> Self {
+        Self { journal, ..self }
     }
 
     async fn begin(&mut self, key: &ObjectKey, size_hint: Option<u64>) {
-        match patiently(self.patience, key, self.sink.begin(key, size_hint)).await {
+        let begun = match (&self.journal, size_hint) {
+            (Some(journal), Some(len)) => self.sink.resume(key, len, Arc::clone(journal)),
+            _ => self.sink.begin(key, size_hint),
+        };
+        match patiently(self.patience, key, begun).await {
             Ok(upload) => self.upload = Some(upload),
             Err(error) => self.ended = Some(Err(error.at(Stage::Upload))),
         }

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::id::ObjectKey;
 use crate::store::{
-    EntityTag, Held, Limits, ObjectInfo, Receipt, Remover, Sink, Source, Swept, Upload, Whole,
+    EntityTag, Held, Journal, Limits, ObjectInfo, Receipt, Remover, Sink, Source, Swept, Upload, Whole,
 };
 use crate::stream::{ByteStream, Sealed};
 
@@ -160,6 +160,11 @@ impl<S: Sink> Sink for FaultyStore<S> {
         let inner = self.call("begin", key.as_str(), self.inner.begin(key, size_hint)).await?;
         Ok(Box::new(FaultyUpload { inner, key: key.clone(), plan: self.plan.clone() }))
     }
+
+    async fn resume(&self, key: &ObjectKey, len: u64, journal: Arc<dyn Journal>) -> Result<Box<dyn Upload>> {
+        let inner = self.call("begin", key.as_str(), self.inner.resume(key, len, journal)).await?;
+        Ok(Box::new(FaultyUpload { inner, key: key.clone(), plan: self.plan.clone() }))
+    }
 }
 
 #[derive(Debug)]
@@ -171,6 +176,10 @@ struct FaultyUpload {
 
 #[async_trait]
 impl Upload for FaultyUpload {
+    fn kept(&self) -> u64 {
+        self.inner.kept()
+    }
+
     async fn write(&mut self, chunk: Bytes) -> Result<()> {
         let Self { inner, key, plan } = self;
         run(plan, "write", key.as_str(), plan.kind(), inner.write(chunk)).await

@@ -24,12 +24,14 @@ pub use statement_suite::{Signing, statement_suite};
 
 mod faulty_ports;
 mod faulty_store;
+mod journals;
 mod manual_clock;
 mod memory_store;
 pub mod store_suite;
 
 pub use faulty_ports::Faulty;
 pub use faulty_store::{Fault, FaultPlan, FaultyStore};
+pub use journals::MemoryJournals;
 pub use manual_clock::ManualClock;
 pub use memory_store::MemoryStore;
 pub use store_suite::{commit, noise, put};

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::error::Result;
 use crate::id::ObjectKey;
-use crate::store::{Limits, Receipt, Sink, Upload, Whole};
+use crate::store::{Journal, Limits, Receipt, Sink, Upload, Whole};
 
 /// How far behind the allowance may lag before bytes are held back: what may go out at once.
 const BURST: Duration = Duration::from_millis(250);
@@ -69,7 +69,12 @@ impl<S: Sink> Sink for Throttled<S> {
 
     async fn begin(&self, key: &ObjectKey, size_hint: Option<u64>) -> Result<Box<dyn Upload>> {
         let inner = self.inner.begin(key, size_hint).await?;
-        Ok(Box::new(ThrottledUpload { inner, allowance: Arc::clone(&self.allowance) }))
+        Ok(Box::new(ThrottledUpload { free: 0, inner, allowance: Arc::clone(&self.allowance) }))
+    }
+
+    async fn resume(&self, key: &ObjectKey, len: u64, journal: Arc<dyn Journal>) -> Result<Box<dyn Upload>> {
+        let inner = self.inner.resume(key, len, journal).await?;
+        Ok(Box::new(ThrottledUpload { free: inner.kept(), inner, allowance: Arc::clone(&self.allowance) }))
     }
 
     async fn hold(&self, key: &ObjectKey, on: bool) -> Result<()> {
@@ -90,18 +95,32 @@ impl Sink for Arc<dyn Sink> {
     async fn hold(&self, key: &ObjectKey, on: bool) -> Result<()> {
         self.as_ref().hold(key, on).await
     }
+
+    async fn resume(&self, key: &ObjectKey, len: u64, journal: Arc<dyn Journal>) -> Result<Box<dyn Upload>> {
+        self.as_ref().resume(key, len, journal).await
+    }
 }
 
 #[derive(Debug)]
 struct ThrottledUpload {
+    /// Bytes that are not sent, and so not held back.
+    free: u64,
     inner: Box<dyn Upload>,
     allowance: Arc<Allowance>,
 }
 
 #[async_trait]
 impl Upload for ThrottledUpload {
+    fn kept(&self) -> u64 {
+        self.inner.kept()
+    }
+
     async fn write(&mut self, chunk: Bytes) -> Result<()> {
-        self.allowance.wait(chunk.len()).await;
+        let free = usize::try_from(self.free).unwrap_or(usize::MAX).min(chunk.len());
+        self.free -= free as u64;
+        if chunk.len() > free {
+            self.allowance.wait(chunk.len() - free).await;
+        }
         self.inner.write(chunk).await
     }
 

@@ -12,4 +12,5 @@ mod pipeline;
 mod ports;
 mod prune;
 mod shred;
+mod spool;
 mod stamp;

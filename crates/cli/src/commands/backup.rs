@@ -7,7 +7,8 @@ use backup_core::pipeline::{
     self, BackedUp, BackupRequest, CopyOutcome, CopyState, Destination, MirrorParts, Mirrored,
 };
 use backup_core::{
-    BackupId, Catalog as _, Context, ErrorKind, Notice, Result, RunRecord, RunStatus, Signer as _, SourceName,
+    BackupId, Catalog as _, Context, Dumper, ErrorKind, Notice, RepositoryId, Result, RunRecord, RunStatus,
+    Signer as _, SourceName,
 };
 use clap::Args;
 use dumpers::SourceConfig;
@@ -21,8 +22,8 @@ use crate::carry::{self, Several};
 use crate::failure::{Failure, Outcome};
 use crate::settings::{KeyName, Needs, Settings};
 use crate::source::{Source, SourceArgs, tags};
-use crate::state::{Both, Inventory, RunLogs, State};
-use crate::{host, keys, printer, wiring};
+use crate::state::{Both, Inventory, Lock, RunLogs, SpoolFolder, State};
+use crate::{host, keys, printer, spooling, wiring};
 
 /// A backup that exists, and where.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(crate) struct Done {
     pub(crate) made: BackedUp,
     /// What each of several destinations holds, in the order of the settings.
     copies: Vec<CopyOutcome>,
+    /// Backups that were finished from the spool; the last of them is this one when no new one was made.
+    resumed: Vec<BackupId>,
 }
 
 /// Back up one source: a name of the configuration, a URL, `-` for stdin, or a command.
@@ -49,6 +52,9 @@ pub(crate) struct Backup {
     secrets: SecretArgs,
     #[command(flatten)]
     read_back: ReadBackArgs,
+    /// Finish what an earlier run left in the spool, and make a new backup only if there is nothing
+    #[arg(long)]
+    resume: bool,
 }
 
 impl Backup {
@@ -71,8 +77,15 @@ impl Backup {
         let is_data = source.as_ref().is_some_and(|one| matches!(one.config, SourceConfig::Stdin(_)));
         keys::check_stdin(&settings, is_data, &mut checks);
         let source = checks.done(source)?;
+        if self.resume && settings.spool.is_none() {
+            return Err(Failure::usage(
+                "flag --resume",
+                "there is no spool to go on from",
+                "say with --spool or `spool` of the settings which folder it was",
+            ));
+        }
         warn_of_private_keys(&around, &settings);
-        let done = run(&around, &settings, &source).await?;
+        let done = run_or_resume(&around, &settings, &source, self.resume).await?;
         let (document, text) = told(&around, &settings, &done);
         around.printer.result(&document, &text)
     }
@@ -99,8 +112,18 @@ fn warn_of_private_keys(around: &Surroundings, settings: &Settings) {
 /// # Errors
 /// The first of any port.
 pub(crate) async fn run(around: &Surroundings, settings: &Settings, source: &Source) -> Outcome<Done> {
+    run_or_resume(around, settings, source, false).await
+}
+
+/// The same; with `resume`, no new backup is made where the spool holds one that can be finished.
+async fn run_or_resume(
+    around: &Surroundings,
+    settings: &Settings,
+    source: &Source,
+    resume: bool,
+) -> Outcome<Done> {
     let id = BackupId::random();
-    let outcome = attempt(around, settings, source, id).await;
+    let outcome = attempt(around, settings, source, id, resume).await;
     if let Err(failure) = &outcome
         && let Err(error) = record_early_failure(around, settings, &source.name, id, failure).await
     {
@@ -144,7 +167,13 @@ async fn record_early_failure(
     Ok(())
 }
 
-async fn attempt(around: &Surroundings, settings: &Settings, source: &Source, id: BackupId) -> Outcome<Done> {
+async fn attempt(
+    around: &Surroundings,
+    settings: &Settings,
+    source: &Source,
+    id: BackupId,
+    resume: bool,
+) -> Outcome<Done> {
     if settings.destinations.is_empty() {
         return Err(backup_core::Error::bug("backup did not ask for a destination").into());
     }
@@ -152,7 +181,7 @@ async fn attempt(around: &Surroundings, settings: &Settings, source: &Source, id
     let places =
         settings.destinations.iter().map(|d| wiring::place(d, &around.env)).collect::<Outcome<_>>()?;
     let state = State::open(&settings.state_dir)?;
-    let host = host::host_key(&state, &around.printer)?;
+    let host = Arc::new(host::host_key(&state, &around.printer)?);
     let (cx, bar) = around.watched();
     let log = match state.job_log(&source.name, id, cx.now()) {
         Ok(log) => Some(Arc::new(log)),
@@ -165,9 +194,14 @@ async fn attempt(around: &Surroundings, settings: &Settings, source: &Source, id
         Some(log) => cx.with_progress(Arc::new(Both(bar.clone(), log.clone()))),
         None => cx,
     };
-    let done =
-        stored(around, settings, source, id, Stored { places, state: &state, host, recipients, cx: &cx })
-            .await;
+    let done = stored(
+        around,
+        settings,
+        source,
+        (id, resume),
+        Stored { places, state: &state, host, recipients, cx: &cx },
+    )
+    .await;
     bar.done();
     if let Some(log) = log {
         around.printer.detail(&format!("log of this run: {}", log.path().display()));
@@ -185,20 +219,155 @@ async fn attempt(around: &Surroundings, settings: &Settings, source: &Source, id
 struct Stored<'a> {
     places: Vec<wiring::Place>,
     state: &'a State,
-    host: SigningKey,
+    host: Arc<SigningKey>,
     recipients: Vec<Arc<dyn Recipient>>,
     cx: &'a Context,
+}
+
+/// The destinations of a run, opened, and the right to write this source into them.
+struct Opened {
+    repository: RepositoryId,
+    destinations: Vec<Destination>,
+    unusable: Vec<(String, Arc<backup_core::Error>)>,
+    spool: Option<Spooling>,
+    _lock: Lock,
+}
+
+/// The spool of a run.
+struct Spooling {
+    folder: SpoolFolder,
+    ports: pipeline::Spool,
+    _lock: Lock,
+}
+
+impl Stored<'_> {
+    async fn open(&self, around: &Surroundings, settings: &Settings, source: &SourceName) -> Outcome<Opened> {
+        let Self { places, state, host, cx, .. } = self;
+        let opened = Several::open(cx, around, settings, state, places, host).await?;
+        let Several { repository, chosen, unusable } = opened;
+        repository.check_host(host, source, &carry::reading(around, settings, state, &places[chosen]))?;
+        let id = repository.id();
+        let lock = state.lock_backup(&id, source)?;
+        let spool = match &settings.spool {
+            None => None,
+            Some(folder) => {
+                let folder = SpoolFolder::open(folder)?;
+                Some(Spooling { ports: folder.ports(&id)?, _lock: folder.lock(&id, source)?, folder })
+            }
+        };
+        let usable = |i: usize| !unusable.iter().any(|(other, _)| *other == i);
+        let destinations = settings.destinations.iter().zip(places).enumerate().filter(|(i, _)| usable(*i));
+        let destinations = destinations.map(|(_, (destination, place))| Destination {
+            name: place.name.clone(),
+            sink: wiring::limited(settings, place),
+            reader: place.ports.source.clone(),
+            patience: destination.patience().filter(|_| places.len() > 1),
+        });
+        let destinations = destinations.collect();
+        for (i, error) in &unusable {
+            around.printer.warn(&format!("destination {} cannot be used: {error}", places[*i].name));
+        }
+        let name = |(i, error): (usize, backup_core::Error)| (places[i].name.clone(), Arc::new(error));
+        let unusable = unusable.into_iter().map(name).collect();
+        Ok(Opened { repository: id, destinations, unusable, spool, _lock: lock })
+    }
+
+    fn parts(
+        &self,
+        settings: &Settings,
+        opened: &Opened,
+        dumper: Arc<dyn Dumper>,
+        estimate: Option<u64>,
+    ) -> Outcome<MirrorParts> {
+        Ok(MirrorParts {
+            dumper,
+            encryptor: wiring::encryptor(settings, self.recipients.clone(), estimate)?,
+            destinations: opened.destinations.clone(),
+            unusable: opened.unusable.clone(),
+            enough: settings.mirror.0,
+            ledger: Arc::new(self.state.ledger(&self.host.key_id())),
+            signer: self.host.clone(),
+            catalog: Some(Arc::new(self.logs())),
+        })
+    }
+
+    fn logs(&self) -> RunLogs {
+        RunLogs(self.places.iter().map(|place| self.state.runs(&place.name)).collect())
+    }
+
+    /// What became of a run in each of several destinations, noted in the log of each.
+    fn copies(&self, around: &Surroundings, id: BackupId, mirrored: &mut Mirrored) -> Vec<CopyOutcome> {
+        let mut copies = std::mem::take(&mut mirrored.copies);
+        copies.sort_by_key(|copy| self.places.iter().position(|place| place.name == copy.name));
+        if self.places.len() == 1 {
+            copies.clear();
+        }
+        for (log, copy) in self.logs().0.iter().zip(&copies) {
+            // A log of its own for each place: `list` and `prune` there ask what the run left there.
+            let corrected = match (&mirrored.outcome, &copy.state) {
+                (Err(_), CopyState::Stored) => log.correct(id, self.cx.now(), None),
+                (Ok(_), state) => match state.error() {
+                    Some(error) => log.correct(id, self.cx.now(), Some(error.to_string())),
+                    None => Ok(()),
+                },
+                _ => Ok(()),
+            };
+            if let Err(error) = corrected {
+                around.printer.warn(&format!("what became of {} could not be noted: {error}", copy.name));
+            }
+        }
+        copies
+    }
+
+    /// Finishes what the spool holds.
+    async fn finish(
+        &self,
+        around: &Surroundings,
+        settings: &Settings,
+        source: &Source,
+        opened: &Opened,
+        alone: bool,
+    ) -> Outcome<Vec<Done>> {
+        let Some(spool) = &opened.spool else { return Ok(Vec::new()) };
+        let parts = self.parts(settings, opened, wiring::dumper(&source.config)?, None)?;
+        let name = &source.name;
+        let all = spooling::finish(around, settings, self.cx, &spool.ports, &parts, name, alone).await?;
+        let mut done = Vec::new();
+        for mut one in all {
+            let Ok(made) = &one.mirrored.outcome else { continue };
+            let made = made.clone();
+            let id = made.manifest.id;
+            let copies = self.copies(around, id, &mut one.mirrored);
+            done.push(Done { made, copies, resumed: vec![id] });
+        }
+        Ok(done)
+    }
 }
 
 async fn stored(
     around: &Surroundings,
     settings: &Settings,
     source: &Source,
-    id: BackupId,
+    (id, resume): (BackupId, bool),
     with: Stored<'_>,
 ) -> Outcome<Done> {
-    let Stored { places, state, host, recipients, cx } = with;
+    let cx = with.cx;
     let dumper = wiring::dumper(&source.config)?;
+
+    // What is in the spool needs no database.
+    let waits = |folder: &std::path::PathBuf| SpoolFolder::open(folder).and_then(|spool| spool.waiting());
+    let waiting = settings.spool.as_ref().map(waits).transpose()?.unwrap_or_default();
+    let mut resumed = Vec::new();
+    let mut opened = None;
+    if waiting.iter().any(|one| one.at.source == source.name) {
+        let places = with.open(around, settings, &source.name).await?;
+        let mut finished = with.finish(around, settings, source, &places, resume).await?;
+        resumed = finished.iter().map(|done| done.made.manifest.id).collect();
+        if let Some(last) = finished.pop().filter(|_| resume) {
+            return Ok(Done { resumed, ..last });
+        }
+        opened = Some(places);
+    }
 
     // A database that is down is told before anything is made in the destination.
     let probe = dumper.probe(cx).await.map_err(|e| e.at(backup_core::Stage::Probe))?;
@@ -209,35 +378,13 @@ async fn stored(
         around.printer.warn(&obstacle.to_string());
     }
 
-    let opened = Several::open(cx, around, settings, state, &places, &host).await?;
-    let Several { repository, chosen, unusable } = opened;
-    repository.check_host(&host, &source.name, &carry::reading(around, settings, state, &places[chosen]))?;
-    let _lock = state.lock_backup(&repository.id(), &source.name)?;
-
-    let usable = |i: usize| !unusable.iter().any(|(other, _)| *other == i);
-    let destinations = settings.destinations.iter().zip(&places).enumerate().filter(|(i, _)| usable(*i));
-    let destinations = destinations.map(|(_, (destination, place))| Destination {
-        name: place.name.clone(),
-        sink: wiring::limited(settings, place),
-        reader: place.ports.source.clone(),
-        patience: destination.patience().filter(|_| places.len() > 1),
-    });
-    for (i, error) in &unusable {
-        around.printer.warn(&format!("destination {} cannot be used: {error}", places[*i].name));
-    }
-    let logs = RunLogs(places.iter().map(|place| state.runs(&place.name)).collect());
-    let parts = MirrorParts {
-        dumper,
-        encryptor: wiring::encryptor(settings, recipients, probe.estimated_bytes)?,
-        destinations: destinations.collect(),
-        unusable: unusable.into_iter().map(|(i, error)| (places[i].name.clone(), Arc::new(error))).collect(),
-        enough: settings.mirror.0,
-        ledger: Arc::new(state.ledger(&host.key_id())),
-        signer: Arc::new(host),
-        catalog: Some(Arc::new(logs.clone())),
+    let opened = match opened {
+        Some(opened) => opened,
+        None => with.open(around, settings, &source.name).await?,
     };
+    let parts = with.parts(settings, &opened, dumper, probe.estimated_bytes)?;
     let request = BackupRequest {
-        repository: repository.id(),
+        repository: opened.repository,
         source: source.name.clone(),
         id,
         selection: source.selection.clone(),
@@ -245,36 +392,34 @@ async fn stored(
         read_back: settings.verify,
         tags: source.tags.clone(),
     };
-    let Mirrored { outcome, mut copies } = pipeline::mirror(cx, &parts, request).await;
-    copies.sort_by_key(|copy| places.iter().position(|place| place.name == copy.name));
-    if places.len() == 1 {
-        copies.clear();
-    }
-    for (log, copy) in logs.0.iter().zip(&copies) {
-        // A log of its own for each place: `list` and `prune` there ask what the run left there.
-        let corrected = match (&outcome, &copy.state) {
-            (Err(_), CopyState::Stored) => log.correct(id, cx.now(), None),
-            (Ok(_), state) => match state.error() {
-                Some(error) => log.correct(id, cx.now(), Some(error.to_string())),
-                None => Ok(()),
-            },
-            _ => Ok(()),
-        };
-        if let Err(error) = corrected {
-            around.printer.warn(&format!("what became of {} could not be noted: {error}", copy.name));
+    let mut mirrored = match &opened.spool {
+        None => pipeline::mirror(cx, &parts, request).await,
+        Some(spool) => {
+            spooling::tell_of_forgotten(around, &spool.folder, &opened.repository, &source.name);
+            spooling::check_room(around, settings, &spool.folder, probe.estimated_bytes)?;
+            let through = pipeline::mirror_through(cx, &parts, &spool.ports, request).await;
+            if !through.delivered && spool.folder.waiting()?.iter().any(|one| one.at.id == id) {
+                around.printer.warn(&format!(
+                    "the sealed backup stays in the spool: the next run of {} goes on from there, and `--resume` \
+                     goes on without a new backup",
+                    source.name
+                ));
+            }
+            through.mirrored
         }
-    }
-    let made = match outcome {
+    };
+    let copies = with.copies(around, id, &mut mirrored);
+    let made = match mirrored.outcome {
         Ok(made) => made,
         Err(error) if copies.is_empty() => return Err(error.into()),
         Err(error) => return Err(Failure::Copies(error, self::copies(&copies))),
     };
-    let inventory = Inventory::new(repository.id(), made.manifest.id, made.manifest.started, &probe);
+    let inventory = Inventory::new(opened.repository, made.manifest.id, made.manifest.started, &probe);
     // Nothing but `source drift` needs it.
-    if let Err(error) = state.inventory(&source.name).write(&inventory) {
+    if let Err(error) = with.state.inventory(&source.name).write(&inventory) {
         around.printer.warn(&format!("what the source held could not be noted: {error}"));
     }
-    Ok(Done { made, copies })
+    Ok(Done { made, copies, resumed })
 }
 
 /// What each destination holds, for a program.
@@ -319,7 +464,7 @@ fn notice(around: &Surroundings, source: &SourceName, id: BackupId, outcome: &Ou
 }
 
 fn told(around: &Surroundings, settings: &Settings, done: &Done) -> (serde_json::Value, String) {
-    let Done { made: done, copies } = done;
+    let Done { made: done, copies, resumed } = done;
     let m = &done.manifest;
     let took = m.finished.duration_since(m.started);
     let age = around.cx.now().duration_since(m.started).as_secs();
@@ -329,7 +474,11 @@ fn told(around: &Surroundings, settings: &Settings, done: &Done) -> (serde_json:
             .warn("the backup was not read back (--no-verify): whether the store kept it well is unknown");
     }
     let place = settings.destination.as_ref().map(|d| d.url.as_str()).unwrap_or_default();
-    let mut text = format!("completed {}\n", m.id);
+    let mut text = String::new();
+    for id in resumed.iter().filter(|id| **id != m.id) {
+        let _ = writeln!(text, "finished  {id} from the spool");
+    }
+    let _ = writeln!(text, "completed {}", m.id);
     let ratio = m.source_len as f64 / m.object_len.max(1) as f64;
     let _ = writeln!(text, "source      {} (number {}) to {place}", m.source, m.seq);
     let _ = writeln!(
@@ -357,6 +506,7 @@ fn told(around: &Surroundings, settings: &Settings, done: &Done) -> (serde_json:
     let document = json!({
         "completed": m.id, "read_back": done.read_back, "destination": place, "seconds": took.as_secs_f64(),
         "backup": m, "report": done.report, "copies": self::copies(copies),
+        "resumed": resumed,
     });
     (document, text)
 }

@@ -12,7 +12,7 @@ use super::Surroundings;
 use crate::args::DestinationArgs;
 use crate::failure::{Failure, Outcome};
 use crate::settings::Needs;
-use crate::state::{Lock, State};
+use crate::state::{Lock, SpoolFolder, State};
 use crate::wiring::{self, Place};
 use crate::{printer, retention};
 
@@ -136,12 +136,36 @@ fn tell(around: &Surroundings, found: &[Found]) {
     }
 }
 
-fn open(around: &mut Surroundings, destination: &DestinationArgs) -> Outcome<(Place, State)> {
+/// A place, this machine's memory, and its spool.
+type Opened = (Place, State, Option<SpoolFolder>);
+
+fn open(around: &mut Surroundings, destination: &DestinationArgs) -> Outcome<Opened> {
     let settings = around.settings(&[destination], Needs { destination: true, ..Needs::default() })?;
     let Some(destination) = &settings.destination else {
         return Err(backup_core::Error::bug("sweep did not ask for a destination").into());
     };
-    Ok((wiring::place(destination, &around.env)?, State::open(&settings.state_dir)?))
+    let spool = settings.spool.as_deref().filter(|folder| folder.exists()).map(SpoolFolder::open);
+    Ok((wiring::place(destination, &around.env)?, State::open(&settings.state_dir)?, spool.transpose()?))
+}
+
+/// Removes what has lain in the spool so long; how many backups, and their bytes.
+async fn sweep_spool(around: &Surroundings, spool: &SpoolFolder, age: SignedDuration) -> Outcome<(u64, u64)> {
+    let (mut removed, mut bytes) = (0, 0);
+    for one in spool.waiting()? {
+        if one.age(around.cx.now()) < age {
+            continue;
+        }
+        // Whoever holds the lock finishes it just now.
+        let _lock = match spool.lock(&one.repository, &one.at.source) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == ErrorKind::Conflict => continue,
+            Err(error) => return Err(error.into()),
+        };
+        spool.ports(&one.repository)?.discard(&one.at).await?;
+        removed += 1;
+        bytes += one.bytes;
+    }
+    Ok((removed, bytes))
 }
 
 /// Lists what has no manifest; removes nothing.
@@ -149,7 +173,7 @@ fn open(around: &mut Surroundings, destination: &DestinationArgs) -> Outcome<(Pl
 /// # Errors
 /// Those of the place.
 pub(crate) async fn orphans(mut around: Surroundings, destination: &DestinationArgs) -> Outcome {
-    let (place, state) = open(&mut around, destination)?;
+    let (place, state, _) = open(&mut around, destination)?;
     let found = look(&around, &place, &state).await?;
     tell(&around, &found);
     let mut text = String::new();
@@ -184,7 +208,7 @@ impl Sweep {
     /// Runs the command.
     pub(crate) async fn run(self, mut around: Surroundings) -> Outcome {
         let age = self.age.parsed()?;
-        let (place, state) = open(&mut around, &self.destination)?;
+        let (place, state, spool) = open(&mut around, &self.destination)?;
         let now = around.cx.now();
         let swept = place.ports.remover.sweep_unfinished(now - age).await?;
         let found = look(&around, &place, &state).await?;
@@ -199,14 +223,22 @@ impl Sweep {
                 left.push(document(one));
             }
         }
-        let text = format!(
+        let (spooled, spooled_bytes) = match &spool {
+            Some(spool) => sweep_spool(&around, spool, age.max(AGE_MIN)).await?,
+            None => (0, 0),
+        };
+        let mut text = format!(
             "removed {} unfinished uploads, and {} that had no manifest ({}); left {} without a manifest alone",
             swept.uploads,
             removed.len(),
             printer::bytes(bytes),
             left.len(),
         );
-        let document = json!({ "removed": swept.uploads, "orphans_removed": removed, "orphans_left": left });
+        if spooled > 0 {
+            let size = printer::bytes(spooled_bytes);
+            let _ = write!(text, "; removed {spooled} from the spool ({size})");
+        }
+        let document = json!({ "removed": swept.uploads, "removed_from_spool": spooled, "orphans_removed": removed, "orphans_left": left });
         around.printer.result(&document, &text)
     }
 }

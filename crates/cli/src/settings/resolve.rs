@@ -73,6 +73,8 @@ pub(crate) struct Settings {
     pub(crate) upload_limit: Option<Rate>,
     /// Whether a new backup is read back.
     pub(crate) verify: bool,
+    /// Where new backups are sealed before they are uploaded.
+    pub(crate) spool: Option<PathBuf>,
     /// This machine's memory.
     pub(crate) state_dir: PathBuf,
     /// Who can open new backups.
@@ -186,6 +188,7 @@ impl Settings {
             workers: layers.workers(),
             upload_limit: layers.parsed("upload_limit"),
             verify: layers.switch("verify", true),
+            spool: layers.text("spool").map(PathBuf::from),
             state_dir: layers.state_dir(),
             no_encryption,
             recipients: layers.recipients(needs.recipients, no_encryption),

@@ -113,6 +113,16 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Read a new backup back before it is called completed. `--no-verify` is the same as `--verify=false`.",
     ),
     setting(
+        "spool",
+        "--spool",
+        "STRONGROOM_SPOOL",
+        Kind::Path,
+        "none",
+        "A folder on this machine's disk. `backup` seals into it first, which frees the database early and needs as \
+         much room as the sealed backup, and uploads from there; an upload that is cut off is continued by the next \
+         run of the source, without a new dump.",
+    ),
+    setting(
         "state_dir",
         "--state-dir",
         "STRONGROOM_STATE_DIR",
@@ -262,6 +272,7 @@ pub(crate) const SOURCE_FIELDS: &[Field] = &[
     field("recipients", Kind::List, "Instead of the general `keys.recipients`."),
     field("compression", Kind::Text, "Instead of the general `compression`."),
     field("verify", Kind::Switch, "Instead of the general `verify`."),
+    field("spool", Kind::Path, "Instead of the general `spool`."),
     field(
         "keep_last",
         Kind::Number,

@@ -12,6 +12,7 @@ mod ledger;
 mod lock;
 mod orphans;
 mod pins;
+mod spool;
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ pub(crate) use ledger::FileLedger;
 pub(crate) use lock::Lock;
 pub(crate) use orphans::OrphanMemory;
 pub(crate) use pins::{Compared, Pin, Reach, SeenHead};
+pub(crate) use spool::SpoolFolder;
 
 /// The state folder.
 #[derive(Debug, Clone)]

@@ -25,5 +25,6 @@ mod retention;
 mod s3;
 mod sftp_webdav;
 mod source;
+mod spool;
 mod sqlite;
 mod storage;

@@ -12,6 +12,7 @@ mod open;
 mod proof;
 mod read;
 mod requests;
+mod resume;
 mod segment;
 mod settle;
 mod transport;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteStream, EntityTag, Erased, Held, Limits, ObjectInfo, ObjectKey, Remover, Result, Sealed, Sink,
+    ByteStream, EntityTag, Erased, Held, Journal, Limits, ObjectInfo, ObjectKey, Remover, Result, Sealed, Sink,
     Source, Swept, Upload,
 };
 use jiff::Timestamp;
@@ -68,6 +69,17 @@ impl S3Store {
         format!("{}/{key}", self.name)
     }
 
+    /// `Conflict` when the key is taken.
+    async fn check_free(&self, key: &ObjectKey) -> Result<()> {
+        match self.head(key).await {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => Err(Trouble::Taken.with(self.subject(key), "")),
+            // A key that may only write cannot look; the server's own refusal has to do.
+            Err(error) if Trouble::of_opendal(&error) == Trouble::AccessDenied => Ok(()),
+            Err(error) => Err(from_opendal(self.subject(key), "looking for it", &error)),
+        }
+    }
+
     /// What the server says of an object, or `None` where it says that there is none.
     async fn head(&self, key: &ObjectKey) -> Result<Option<opendal::Metadata>, opendal::Error> {
         match self.operator.stat(key.as_str()).await {
@@ -105,15 +117,22 @@ impl Sink for S3Store {
     }
 
     async fn begin(&self, key: &ObjectKey, size_hint: Option<u64>) -> Result<Box<dyn Upload>> {
-        match self.head(key).await {
-            Ok(None) => {}
-            Ok(Some(_)) => return Err(Trouble::Taken.with(self.subject(key), "")),
-            // A key that may only write cannot look; the server's own refusal has to do.
-            Err(error) if Trouble::of_opendal(&error) == Trouble::AccessDenied => {}
-            Err(error) => return Err(from_opendal(self.subject(key), "looking for it", &error)),
-        }
+        self.check_free(key).await?;
         let lock = self.lock_for(key).await?;
-        Ok(Box::new(upload::S3Upload::begin(self, key, Plan::new(self.rules, size_hint), lock)))
+        Ok(Box::new(upload::S3Upload::begin(self, key, Plan::new(self.rules, size_hint), lock, None)))
+    }
+
+    async fn resume(&self, key: &ObjectKey, len: u64, journal: Arc<dyn Journal>) -> Result<Box<dyn Upload>> {
+        let lock = self.lock_for(key).await?;
+        if lock.is_some() {
+            // The retention date of an upload is given when it begins, so one that is locked begins anew.
+            return self.begin(key, Some(len)).await;
+        }
+        self.check_free(key).await?;
+        let subject = self.subject(key);
+        let continued = resume::Continued::load(&self.requests, key.as_str(), &subject, journal).await?;
+        let plan = Plan::new(self.rules, Some(len));
+        Ok(Box::new(upload::S3Upload::begin(self, key, plan, lock, Some(continued))))
     }
 
     async fn hold(&self, key: &ObjectKey, on: bool) -> Result<()> {

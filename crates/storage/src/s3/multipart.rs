@@ -29,9 +29,10 @@ pub(super) struct Multipart {
 }
 
 /// A part that the server has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Landed {
     etag: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     checksum: Option<String>,
 }
 
@@ -41,6 +42,45 @@ pub(super) struct Completed {
     pub(super) etag: String,
     /// The version, in a bucket that keeps them.
     pub(super) version: Option<String>,
+}
+
+impl Landed {
+    /// A part by its tag, with the checksum that the upload is completed with.
+    pub(super) fn new(etag: String, checksum: Option<String>) -> Self {
+        Self { etag, checksum }
+    }
+
+    /// The checksum that went with it.
+    pub(super) fn checksum(&self) -> Option<&str> {
+        self.checksum.as_deref()
+    }
+
+    /// The server's name for its content.
+    pub(super) fn etag(&self) -> &str {
+        &self.etag
+    }
+}
+
+/// A part as the server lists it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ListedPart {
+    #[serde(rename = "PartNumber")]
+    pub(super) number: u32,
+    #[serde(rename = "Size")]
+    pub(super) len: u64,
+    #[serde(rename = "ETag")]
+    pub(super) etag: String,
+    #[serde(rename = "ChecksumCRC32C")]
+    pub(super) checksum: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct PartsPage {
+    is_truncated: bool,
+    next_part_number_marker: Option<u32>,
+    part: Vec<ListedPart>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -93,6 +133,31 @@ impl Multipart {
             return Err(not_understood());
         }
         Ok(Self { requests: requests.clone(), key, id: created.upload_id.into() })
+    }
+
+    /// An upload of `key`, which stands below the prefix, that was begun before.
+    pub(super) fn begun(requests: &Requests, key: &str, id: &str) -> Self {
+        Self { requests: requests.clone(), key: format!("{}{key}", requests.prefix()).into(), id: id.into() }
+    }
+
+    /// The server's name for the upload.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Every part that the server has (ListParts).
+    pub(super) async fn parts(&self) -> opendal::Result<Vec<ListedPart>> {
+        let (mut found, mut after) = (Vec::new(), 0);
+        loop {
+            let query = format!("{}&part-number-marker={after}", self.this());
+            let ask = Ask::new("ListParts", Method::GET, &self.key, query);
+            let page: PartsPage = understood(&self.requests.send(ask).await?.body)?;
+            found.extend(page.part);
+            match page.next_part_number_marker {
+                Some(next) if page.is_truncated && next > after => after = next,
+                _ => return Ok(found),
+            }
+        }
     }
 
     /// Sends a part, counted from 1. Its checksum goes with it.
@@ -219,14 +284,35 @@ fn not_understood() -> Error {
     Error::new(ErrorKind::Unexpected, "the server's answer is not understood")
 }
 
+/// A CRC-32C that grows.
+pub(super) struct Crc32c(Digest);
+
+impl Default for Crc32c {
+    fn default() -> Self {
+        Self(Digest::new(CrcAlgorithm::Crc32Iscsi))
+    }
+}
+
+impl Crc32c {
+    /// Takes the next bytes.
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// As S3 writes it.
+    pub(super) fn finish(self) -> String {
+        BASE64_STANDARD.encode((self.0.finalize() as u32).to_be_bytes())
+    }
+}
+
 /// The CRC-32C (RFC 3720 appendix B.4) as S3 wants it: base64 of four bytes, the first the highest.
-async fn crc32c(part: Buffer) -> opendal::Result<String> {
+pub(super) async fn crc32c(part: Buffer) -> opendal::Result<String> {
     let hash = move || {
-        let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        let mut digest = Crc32c::default();
         for piece in part {
             digest.update(&piece);
         }
-        BASE64_STANDARD.encode((digest.finalize() as u32).to_be_bytes())
+        digest.finish()
     };
     tokio::task::spawn_blocking(hash).await.map_err(|error| {
         Error::new(ErrorKind::Unexpected, "the checksum of a part was not finished").set_source(error)

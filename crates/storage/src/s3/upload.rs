@@ -4,6 +4,7 @@
 //! the channel closes for any other reason, it aborts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use backup_core::{BackupId, Error, ErrorKind, ObjectKey, Receipt, Result, Upload, Whole};
@@ -16,12 +17,13 @@ use crate::parts::{Part, Plan};
 use crate::s3::S3Store;
 use crate::s3::gather::Gathered;
 use crate::s3::lock::Lock;
-use crate::s3::multipart::{Landed, Multipart, put_locked};
+use crate::s3::multipart::{Crc32c, Landed, Multipart, crc32c, put_locked};
 use crate::s3::requests::Requests;
+use crate::s3::resume::Continued;
 use crate::s3::segment::Segment;
 use crate::s3::settle::{self, Sent};
 use crate::s3::transport::Witness;
-use crate::trouble::from_opendal;
+use crate::trouble::{Trouble, from_opendal};
 
 /// Chunks that may wait for the task.
 const WAITING: usize = 1;
@@ -40,29 +42,42 @@ pub(super) struct S3Upload {
     steps: mpsc::Sender<Step>,
     /// Why writing failed, told before the worker aborts; `None` once it was told.
     failed: Option<oneshot::Receiver<Error>>,
+    /// Bytes that the server has from an earlier process.
+    kept: u64,
     /// `None` once its outcome was told.
     worker: Option<JoinHandle<Result<Option<Receipt>>>>,
 }
 
 impl S3Upload {
     /// Prepares the upload; the first request is sent with the second part.
-    pub(super) fn begin(store: &S3Store, key: &ObjectKey, plan: Plan, lock: Option<Lock>) -> Self {
+    /// One that can be continued notes how far it comes.
+    pub(super) fn begin(
+        store: &S3Store,
+        key: &ObjectKey,
+        plan: Plan,
+        lock: Option<Lock>,
+        continued: Option<Continued>,
+    ) -> Self {
         let subject = store.subject(key);
         let (transport, witness) = store.transport.witnessed();
         let context = OperationContext::new().with_http_transport(HttpTransporter::new(transport.clone()));
+        let requests = store.requests.through(transport);
+        let going_on = continued.as_ref().and_then(Continued::id);
         let worker = Worker {
+            multipart: going_on.map(|id| Multipart::begun(&requests, key.as_str(), id)),
+            mark: continued.as_ref().map_or_else(|| BackupId::random().to_string(), Continued::mark),
+            comparing: None,
+            sending: Crc32c::default(),
             operator: store.operator.clone().with_context(context),
-            requests: store.requests.through(transport),
+            requests,
             besides: store.requests.clone(),
             witness,
             key: key.clone(),
             subject: subject.clone(),
-            mark: BackupId::random().to_string(),
             plan,
             put_if_absent: store.put_if_absent,
             lock,
             first: None,
-            multipart: None,
             flying: JoinSet::new(),
             under_way: BTreeSet::new(),
             landed: BTreeMap::new(),
@@ -70,10 +85,18 @@ impl S3Upload {
             segment: None,
             number: 0,
             len: 0,
+            continued: continued.map(Arc::new),
         };
+        let kept = worker.continued.as_ref().map_or(0, |continued| continued.len(&plan));
         let (steps, queue) = mpsc::channel(WAITING);
         let (tell, failed) = oneshot::channel();
-        Self { subject, steps, failed: Some(failed), worker: Some(tokio::spawn(worker.run(queue, tell))) }
+        Self {
+            subject,
+            steps,
+            failed: Some(failed),
+            kept,
+            worker: Some(tokio::spawn(worker.run(queue, tell))),
+        }
     }
 
     /// What became of it, once the worker was told to commit or stopped by itself.
@@ -98,6 +121,10 @@ impl S3Upload {
 
 #[async_trait]
 impl Upload for S3Upload {
+    fn kept(&self) -> u64 {
+        self.kept
+    }
+
     async fn write(&mut self, chunk: Bytes) -> Result<()> {
         match self.steps.send(Step::Chunk(chunk)).await {
             Ok(()) => Ok(()),
@@ -152,6 +179,12 @@ struct Worker {
     /// Parts that are complete, on their way or landed.
     number: u32,
     len: u64,
+    /// An upload that other processes can go on with.
+    continued: Option<Arc<Continued>>,
+    /// The part that the server has and that is being compared: its bytes so far.
+    comparing: Option<(Crc32c, u64)>,
+    /// The checksum of the segment that is being sent.
+    sending: Crc32c,
 }
 
 impl Worker {
@@ -167,7 +200,10 @@ impl Worker {
             Err(error) => drop(failed.send(error)),
         }
         drop(queue);
-        self.abort().await;
+        match self.continued {
+            Some(_) => self.suspend().await,
+            None => self.abort().await,
+        }
         Ok(None)
     }
 
@@ -203,6 +239,9 @@ impl Worker {
                         self.send(part).await?;
                     }
                 }
+                Some(Part::Composed { len, .. }) if self.is_kept(self.number + 1, len) => {
+                    chunk = self.compare(chunk, len).await?;
+                }
                 Some(Part::Composed { len, piece }) => {
                     chunk = self.write_segment(chunk, len, piece).await?;
                 }
@@ -225,6 +264,9 @@ impl Worker {
         let room = usize::try_from(len - have).unwrap_or(usize::MAX);
         let mut mine = chunk.split_to(chunk.len().min(room));
         let full = mine.len() == room;
+        if self.continued.is_some() {
+            self.sending.update(&mine);
+        }
         while !mine.is_empty() {
             mine = self.gathered.fill(mine, piece);
             if self.gathered.len() == piece {
@@ -263,6 +305,7 @@ impl Worker {
         let Some(segment) = self.segment.take() else { return Ok(()) };
         let number = self.number + 1;
         let multipart = self.multipart().await?;
+        let len = segment.len();
         let composed = segment.compose(&multipart, number, &self.operator).await;
         let landed = composed.map_err(|error| {
             let error = from_opendal(&self.subject, "letting the server copy a segment", &error);
@@ -273,9 +316,47 @@ impl Worker {
                 _ => error,
             }
         })?;
+        if let Some(continued) = &self.continued {
+            let crc32c = std::mem::take(&mut self.sending).finish();
+            continued.note_part(number, len, crc32c, &landed).await;
+        }
         self.landed.insert(number, landed);
         self.number = number;
         Ok(())
+    }
+
+    /// Whether the server has a part of this length under this number.
+    fn is_kept(&self, number: u32, len: u64) -> bool {
+        let kept = self.continued.as_ref().and_then(|continued| continued.kept(number));
+        kept.is_some_and(|kept| kept.len == len)
+    }
+
+    /// Compares a long part that the server has with what would be sent; gives back what belongs to the next.
+    async fn compare(&mut self, mut chunk: Bytes, len: u64) -> Result<Bytes> {
+        let (mut sum, have) = self.comparing.take().unwrap_or_default();
+        let mine = chunk.split_to(chunk.len().min(usize::try_from(len - have).unwrap_or(usize::MAX)));
+        sum.update(&mine);
+        let have = have + mine.len() as u64;
+        if have < len {
+            self.comparing = Some((sum, have));
+            return Ok(chunk);
+        }
+        let number = self.number + 1;
+        let Some(continued) = self.continued.clone() else { return Ok(chunk) };
+        match continued.kept(number).filter(|kept| kept.crc32c == sum.finish()) {
+            Some(kept) => {
+                self.landed.insert(number, kept.landed.clone());
+                self.number = number;
+                Ok(chunk)
+            }
+            None => {
+                // Its bytes have gone by: only another run can send them.
+                continued.clear().await;
+                let what = format!("part {number} at the server is not what is sent now");
+                Err(Error::new(ErrorKind::Unavailable, &self.subject, what)
+                    .with_hint("run again: it begins anew"))
+            }
+        }
     }
 
     fn warn_of_memory(&self, len: u64) {
@@ -290,7 +371,7 @@ impl Worker {
 
     /// Sends a part when there is room for it; the first waits for the second.
     async fn send(&mut self, part: Buffer) -> Result<()> {
-        if self.number == 0 {
+        if self.number == 0 && self.multipart.is_none() {
             self.first = Some(part);
             self.number = 1;
             return Ok(());
@@ -308,6 +389,9 @@ impl Worker {
         let multipart = Multipart::create(&self.requests, self.key.as_str(), &self.mark, self.lock)
             .await
             .map_err(|error| from_opendal(&self.subject, "beginning", &error))?;
+        if let Some(continued) = &self.continued {
+            continued.note_begun(multipart.id(), &self.mark).await;
+        }
         self.multipart = Some(multipart.clone());
         if let Some(first) = self.first.take() {
             self.fly(multipart.clone(), 1, first).await?;
@@ -316,11 +400,28 @@ impl Worker {
     }
 
     async fn fly(&mut self, multipart: Multipart, number: u32, part: Buffer) -> Result<()> {
+        let len = part.len() as u64;
+        let continued = self.continued.clone();
+        if let Some(kept) = continued.as_ref().and_then(|continued| continued.kept(number))
+            && kept.len == len
+            && crc32c(part.clone()).await.is_ok_and(|sum| sum == kept.crc32c)
+        {
+            self.landed.insert(number, kept.landed.clone());
+            return Ok(());
+        }
         while self.plan.waits(number, self.under_way.first().copied()) {
             self.land().await?;
         }
         self.under_way.insert(number);
-        self.flying.spawn(async move { (number, multipart.put(number, part).await) });
+        self.flying.spawn(async move {
+            let landed = multipart.put(number, part).await;
+            if let (Some(continued), Ok(landed)) = (continued, &landed) {
+                continued
+                    .note_part(number, len, landed.checksum().unwrap_or_default().to_owned(), landed)
+                    .await;
+            }
+            (number, landed)
+        });
         Ok(())
     }
 
@@ -332,7 +433,14 @@ impl Worker {
                 self.landed.insert(number, landed);
                 Ok(())
             }
-            Some(Ok((_, Err(error)))) => Err(from_opendal(&self.subject, "writing", &error)),
+            Some(Ok((_, Err(error)))) => {
+                if let Some(continued) = &self.continued
+                    && Trouble::of_opendal(&error) == Trouble::UploadGone
+                {
+                    continued.clear().await;
+                }
+                Err(from_opendal(&self.subject, "writing", &error))
+            }
             Some(Err(error)) => Err(Error::bug(format!("a part of {} was lost: {error}", self.subject))),
             None => Ok(()),
         }
@@ -340,6 +448,9 @@ impl Worker {
 
     /// Sends what is left and waits until all parts are there.
     async fn end(&mut self) -> Result<()> {
+        if self.comparing.is_some() {
+            return Err(Error::bug(format!("{} ended within a part that the server has", self.subject)));
+        }
         if self.segment.is_some() {
             if !self.gathered.is_empty() {
                 self.send_piece().await?;
@@ -402,6 +513,16 @@ impl Worker {
                 Err(error)
             }
             Err(error) => Err(settle::uncertain(&self.subject, error.to_string())),
+        }
+    }
+
+    /// Stops and leaves what the server has to the next process.
+    async fn suspend(&mut self) {
+        self.first = None;
+        self.gathered.take();
+        self.flying.shutdown().await;
+        if let Some(segment) = self.segment.take() {
+            segment.abort(&self.subject).await;
         }
     }
 
