@@ -123,6 +123,7 @@ fn manifest(repository: RepositoryId, seq: u64, prev: Option<Sha256Digest>) -> M
             kind: "rsa-oaep-sha256".to_owned(),
             key_id: Some(Sha256Digest([4; 32])),
         }],
+        tags: backup_core::Tags::default(),
     }
 }
 

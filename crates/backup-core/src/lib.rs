@@ -50,7 +50,8 @@ pub use seal::{Auditor, Decryptor, Encryptor, Expected, Frames, Opened, Opening,
 pub use settled::{Settled, Settler};
 pub use statement::{Origin, Recognized, SignedStatement, Signer, StatementKind, Trust, VouchedManifest};
 pub use store::{
-    EntityTag, Erased, Held, Journal, Limits, ObjectInfo, Receipt, Remover, Sink, Source, Swept, Upload, Whole,
+    EntityTag, Erased, Held, Journal, Limits, ObjectInfo, Receipt, Remover, Sink, Source, Swept, Upload,
+    Whole,
 };
 pub use stream::{ByteStream, Plain, Sealed};
 pub use tags::{Tag, TagError, Tags};

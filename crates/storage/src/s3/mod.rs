@@ -26,8 +26,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteStream, EntityTag, Erased, Held, Journal, Limits, ObjectInfo, ObjectKey, Remover, Result, Sealed, Sink,
-    Source, Swept, Upload,
+    ByteStream, EntityTag, Erased, Held, Journal, Limits, ObjectInfo, ObjectKey, Remover, Result, Sealed,
+    Sink, Source, Swept, Upload,
 };
 use jiff::Timestamp;
 use opendal::Operator;
