@@ -239,6 +239,7 @@ mod parse {
             head_sha256: Sha256Digest([2; 32]),
             tree_root: Sha256Digest([3; 32]),
             recipients: Vec::new(),
+            tags: backup_core::Tags::default(),
         }
     }
 }

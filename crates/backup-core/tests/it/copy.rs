@@ -276,7 +276,7 @@ async fn what_a_pruner_removed_there_is_not_brought_back_and_history_comes_along
     let other = Elsewhere { name: "c", verified: &verified, proven: 1 };
     let plan = pipeline::plan_retire(&clock(9_500), &at.source, standing, &Policy::default(), other, None);
     let pruned = pipeline::prune(&clock(9_500), pruning, &plan).await.unwrap();
-    assert_eq!(pruned.removed, [at.clone()]);
+    assert_eq!(pruned.removed, std::slice::from_ref(&at));
     assert_eq!(to.keys(), [at.history()]);
     assert_eq!(copied(&from, &to, &at).await.unwrap(), Copied::Removed);
     assert_eq!(to.keys(), [at.history()]);

@@ -12,7 +12,7 @@ use super::wire::{Way, Wire};
 #[derive(Debug)]
 pub(super) enum Reader {
     /// Through `psql`.
-    Psql(Session),
+    Psql(Box<Session>),
     /// From the server itself.
     Direct(Wire),
 }
@@ -28,7 +28,7 @@ impl Reader {
         match (&place.way, ready) {
             (Way::Psql, _) => Session::open(cx, &place.psql, &place.connection, waiting, &begin.join("\n"))
                 .await
-                .map(Self::Psql),
+                .map(|session| Self::Psql(Box::new(session))),
             (Way::Direct(endpoint), ready) => {
                 let mut wire = match ready {
                     Some(wire) => wire,
