@@ -307,6 +307,7 @@ mod tests {
             head_sha256: digest,
             tree_root: digest,
             recipients: Vec::new(),
+            tags: crate::tags::Tags::default(),
         };
         let names = (RepositoryId::random(), "orders".parse().unwrap(), BackupId::random());
         Spooled::new(facts, names, digest, (None, Some(digest)), &Bytes::from_static(b"tree"))
