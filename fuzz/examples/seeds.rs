@@ -136,6 +136,7 @@ fn manifest(at: BackupRef, repository: RepositoryId) -> Manifest {
         head_sha256: Sha256Digest([2; 32]),
         tree_root: Sha256Digest([3; 32]),
         recipients: Vec::new(),
+        tags: backup_core::Tags::default(),
     }
 }
 
