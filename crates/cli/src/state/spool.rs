@@ -1,8 +1,10 @@
 //! The spool: a folder of this machine in which sealed backups wait until they are where they belong.
 //!
-//!     <folder>/<repository>/<source>/<backup id>/    what `backup_core::pipeline::Spool` keeps
-//!     <folder>/journals/<repository>/                how far the uploads of each came
-//!     <folder>/locks/                                one process at a time for each source
+//! ```text
+//! <folder>/<repository>/<source>/<backup id>/    what `backup_core::pipeline::Spool` keeps
+//! <folder>/journals/<repository>/                how far the uploads of each came
+//! <folder>/locks/                                one process at a time for each source
+//! ```
 //!
 //! Folders have mode 0700 and files 0600.
 
