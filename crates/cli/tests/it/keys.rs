@@ -60,10 +60,9 @@ fn a_passphrase_is_taken_from_a_file_a_variable_or_a_descriptor() {
 #[test]
 fn a_descriptor_that_is_not_open_and_a_pair_without_files_are_refused_by_name() {
     let lab = Lab::with_keys();
-    for number in ["9", "3"] {
-        let open = ["open", "-i", "passphrase", "--passphrase-fd", number, "key.pem"];
-        lab.run(open).fails(2, &format!("flag --passphrase-fd {number}: no descriptor of this number"));
-    }
+    // So high that whoever runs the tests left none of this number open.
+    let open = ["open", "-i", "passphrase", "--passphrase-fd", "999", "key.pem"];
+    lab.run(open).fails(2, "flag --passphrase-fd 999: no descriptor of this number");
     for name in ["-", "..", "/"] {
         lab.run(["keygen", "--no-passphrase", "--bits", "2048", "-o", name]).fails(2, "flag --output");
     }
@@ -116,7 +115,9 @@ fn a_file_with_a_secret_that_others_can_read_is_told() {
         // A database's password, and a destination's; nobody answers at these addresses.
         secret("password", "hunter2\n", mode);
         let set = ["--set", "password_file=password"];
-        for url in ["mysql://u@127.0.0.1:1/d", "redis://u@127.0.0.1:1", "mongodb://u@127.0.0.1:1/d"] {
+        let urls = ["mysql://u@127.0.0.1:1/d", "redis://u@127.0.0.1:1", "mongodb://u@127.0.0.1:1/d"];
+        // An engine may try for a while, so this is not done for every mode.
+        for url in urls.iter().filter(|_| mode == 0o640) {
             warned(mode, &[&["source", "test", url], &set[..]].concat(), "password");
         }
         secret(
