@@ -9,7 +9,7 @@ use backup_core::testing::{noise, put};
 use backup_core::{BackupId, ErrorKind, ObjectKey};
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
-use storage::{Login, Opened, StorageConfig};
+use storage::{Login, Opened, Retrying, StorageConfig};
 
 use crate::cutter::{Cutter, Way};
 use crate::folder::Mount;
@@ -53,7 +53,9 @@ impl Server {
     fn open_with(&self, parameters: &str) -> Opened {
         let config =
             StorageConfig::from_url(&format!("{}?{parameters}", self.url())).expect("a valid destination");
-        storage::open(&config.with_login(self.login.clone()).with_retrying(impatient())).expect("open")
+        // Servers that are as busy as the machine may be, and drop a connection now and then.
+        let retrying = Retrying { times: 4, ..impatient() };
+        storage::open(&config.with_login(self.login.clone()).with_retrying(retrying)).expect("open")
     }
 
     fn open(&self) -> Opened {
@@ -359,7 +361,7 @@ async fn only_the_named_authority_is_trusted() {
 async fn a_server_that_is_down_or_silent_is_given_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("webdav://{}/dav", listener.local_addr().unwrap());
-    let retry = storage::Retrying { times: 0, patience: Duration::from_secs(1), ..impatient() };
+    let retry = Retrying { times: 0, patience: Duration::from_secs(1), ..impatient() };
     let opened = storage::open(&StorageConfig::from_url(&url).unwrap().with_retrying(retry)).unwrap();
     assert_eq!(opened.source.list("").await.unwrap_err().kind(), ErrorKind::TimedOut);
     drop(listener);
